@@ -1,0 +1,1 @@
+"""Moves a running OCI container to another host; its disk follows."""

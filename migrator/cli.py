@@ -1,0 +1,167 @@
+"""The `migrator` command: parses, asks the agent, turns errors into lines and exit statuses.
+
+Nothing but this module reads the command line, and nothing but it and `show` writes for people.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from migrator import local, show
+from migrator.core.address import DEFAULT_PORT, parse_address
+from migrator.core.argv import RuntimeCommand, Tls
+from migrator.core.errors import STATUS_TABLE, Insecure, MigratorError, by_kind, describe
+
+STATE = Path("/var/lib/migrator")
+SOCKET = Path("/run/migrator/agent.sock")
+
+app = typer.Typer(
+    help="Moves a running OCI container to another host; its disk follows.",
+    epilog="Exit statuses: " + "; ".join(f"{status} {meaning}" for status, meaning in STATUS_TABLE) + ".",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Socket = Annotated[Path, typer.Option("--socket", help="The local agent's socket.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line, the result last.")]
+
+
+@app.command()
+def agent(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where other agents reach this one.")] = (
+        f"127.0.0.1:{DEFAULT_PORT}"
+    ),
+    state: Annotated[Path, typer.Option(help="Containers that came here, journals; on a real disk.")] = STATE,
+    socket: Socket = SOCKET,
+    cert: Annotated[Path | None, typer.Option(help="PEM file with this host's certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM file with the CA that signed all agents' certificates.")] = None,
+    runtime: Annotated[str, typer.Option(help="The OCI runtime to use.")] = "runc",
+    runtime_root: Annotated[Path | None, typer.Option(help="Directory of its state, if not its default.")] = None,
+    voyfs: Annotated[str | None, typer.Option(help="The voyfs program, if not the one installed with this.")] = None,
+) -> None:
+    """Runs on each host: drives migrations from it, and holds those to it."""
+    from migrator.agent import Settings, run
+
+    if any((cert, key, ca)) and not all((cert, key, ca)):
+        raise Insecure("TLS needs all of --cert, --key and --ca", remedy="give the missing ones")
+    material = Tls(cert.absolute(), key.absolute(), ca.absolute()) if cert and key and ca else None
+    program = (voyfs,) if voyfs else (sys.executable, "-m", "voyfs.cli")
+    command = RuntimeCommand(runtime, runtime_root.absolute() if runtime_root else None)
+    run(Settings(listen, state.absolute(), socket.absolute(), material, command, program))
+
+
+@app.command()
+def migrate(
+    container: Annotated[str, typer.Argument(help="Name (ID) of a running container of this host.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET[:PORT]", help="The agent of the host it goes to.")],
+    verify: Annotated[bool, typer.Option(help="Compare digests of the whole disk before leaving the source.")] = True,
+    remove_source: Annotated[
+        bool, typer.Option("--remove-source", help="Delete the container's root directory on this host at the end.")
+    ] = False,
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Moves a container; goes on in the agent if this command is interrupted."""
+    try:
+        parse_address(target)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="TARGET") from None
+    options = {"verify": verify, "remove_source": remove_source}
+    _follow(socket, as_json, "migrate", container=container, target=target, options=options)
+
+
+@app.command()
+def status(
+    migration: Annotated[str | None, typer.Argument(metavar="[ID]", help="One migration; all without it.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show ID, which is under way from this host, to its end.")
+    ] = False,
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Shows what is known of migrations from and to this host."""
+    if watch:
+        if migration is None:
+            raise typer.BadParameter("needs the ID of a migration", param_hint="--watch")
+        _follow(socket, as_json, "follow", migration=migration)
+        return
+    *_, reply = local.call(socket, "status", migration=migration)
+    if as_json:
+        _print_json(reply["migrations"][0] if migration else {k: reply[k] for k in ("agent", "migrations")})
+        return
+    console = Console()
+    show.print_migrations(console, reply["migrations"])
+    if migration and (result := reply["migrations"][0].get("result")):
+        show.print_result(console, result)
+
+
+@app.command("list")
+def list_all(as_json: Json = False, socket: Socket = SOCKET) -> None:
+    """Shows the containers of this host, and the migrations from and to it."""
+    *_, reply = local.call(socket, "list")
+    if as_json:
+        _print_json({key: reply[key] for key in ("containers", "migrations")})
+        return
+    console = Console()
+    show.print_containers(console, reply["containers"])
+    show.print_migrations(console, reply["migrations"])
+
+
+def _follow(socket: Path, as_json: bool, op: str, **arguments: Any) -> None:
+    """Show a migration to its end; raises its error."""
+    end: Mapping[str, Any] = {}
+    migration = ""
+    console = Console()
+    try:
+        if as_json:
+            for event in (reply["event"] for reply in local.call(socket, op, **arguments) if "event" in reply):
+                migration, end = event["migration"], event
+                _print_json(event)
+        else:
+            with show.Screen(console) as screen:
+                for event in (reply["event"] for reply in local.call(socket, op, **arguments) if "event" in reply):
+                    migration, end = event["migration"], event
+                    screen.show(event)
+    except KeyboardInterrupt:
+        if migration:
+            print(f"\nmigrator: the migration goes on; see 'migrator status {migration}'", file=sys.stderr)
+        sys.exit(130)
+    except MigratorError as error:
+        if as_json:
+            _print_json({"event": "error", **describe(error)})
+        raise
+    if end.get("event") == "error":
+        raise by_kind(end["kind"], end["error"], remedy=end["remedy"], log=end["log"])
+    if not as_json:
+        show.print_result(console, end["result"])
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def main() -> None:
+    """Entry point: every expected error is one line on stderr, after the log of the tool that failed."""
+    try:
+        app()
+    except MigratorError as error:
+        for line in error.log:
+            print(f"  | {line}", file=sys.stderr)
+        remedy = f" ({error.remedy})" if error.remedy else ""
+        print(f"migrator: {error.message}{remedy}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Every constant that bounds something, with its reason; relations are asserted below."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIB: Final = 1 << 20
+
+# Piece of an image file in one message: gRPC streams reach their full rate from 1 MiB on.
+IMAGE_PIECE_BYTES: Final = 1 * MIB
+
+# Largest message either side accepts: a piece, or a config with its host files (a few of at most 1 MiB).
+MESSAGE_BYTES: Final = 16 * MIB
+
+# CRIU's images hold the resident memory plus some hundred KiB of state; the rest of both is slack.
+IMAGE_OVERHEAD: Final = 1.1
+IMAGE_SLACK_BYTES: Final = 16 * MIB
+
+# voyfs' state and the placeholders of a tree before its data: some GiB of data have some 10,000 files of 4 KiB
+# metadata each; below this a target's disk is as good as full.
+STORE_BYTES: Final = 64 * MIB
+
+# Fetched ahead of the freeze from each mapped or opened file. Binaries and libraries are below it; a database's table
+# above it is only looked up, since restoring does not read it.
+WARM_FILE_BYTES: Final = 64 * MIB
+
+LOG_LINES: Final = 12  # of CRIU's log in an error: the failure and what led to it
+
+# Answers that need no work on the other side; a round trip takes at most seconds on a link that is usable at all.
+CALL_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 5.0
+PREPARE_SECONDS: Final = 300.0  # mounts, and fetches the warm files: some 100 MiB on a slow link
+FREEZE_SECONDS: Final = 60.0  # the refresh is one round trip a directory that changed
+RUNTIME_SECONDS: Final = 300.0  # dumping or restoring some ten GiB of memory
+PAUSE_SECONDS: Final = 10.0  # tasks freeze in milliseconds; one that waits for a lazy read waits for the source
+# A rollback from RESTORE first waits so long for the target to say that its copy is gone, then resumes in any case: a
+# target that was never told "commit" cannot run its copy, so waiting only adds to certainty, and to downtime.
+ABORT_FIRST_SECONDS: Final = 2.0
+
+# Between two words of a voyfs daemon that reports (twice a second) or answers at once; it hangs if it takes longer.
+DAEMON_SECONDS: Final = 60.0
+# A verification reads all of both disks and says nothing meanwhile: 8 TiB on disks of 100 MB/s.
+VERIFY_SECONDS: Final = 86400.0
+
+RELEASE_SECONDS: Final = 15.0  # from detach to the exit of the export
+
+# From SIGTERM to the end of the agent: a migration before its commit goes back, which takes what a dump takes.
+STOP_SECONDS: Final = 60.0
+
+# Between two tries to reach a target that has been committed to, or to learn the source's decision.
+RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+# Migrations that have ended and are still told of without the journal: those that somebody may be looking at.
+REMEMBERED: Final = 64
+
+# Command lines that the agent talks with at once; people and scripts on one host have some. Each takes a thread.
+LOCAL_TALKS: Final = 64
+LOCAL_SECONDS: Final = 30.0  # for a command line to say what it wants, or to take a line: it does so at once
+
+assert IMAGE_PIECE_BYTES < MESSAGE_BYTES
+assert CALL_SECONDS > CONNECT_SECONDS
+assert DAEMON_SECONDS <= FREEZE_SECONDS <= PREPARE_SECONDS

@@ -1,0 +1,371 @@
+"""Drives one migration on the source, from the first check to the released disk.
+
+Everything reaches the world through ports. It must not know runc, CRIU, netlink, gRPC or voyfs; nor the target's
+side of things, which is `holder`. The order of effects and the states are those of `core.phases`: the state changes
+first (durably, where it decides something), the effect follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NoReturn
+
+from migrator.core import limits
+from migrator.core.errors import Lost, MigratorError, PeerUnreachable, Stranded, Unfinished, describe
+from migrator.core.identity import Identity
+from migrator.core.phases import Hold, Phase, Step, source_step
+from migrator.core.plan import Container, ImagePiece
+from migrator.ports import Dump, Export, Peer, Publish, Record, Report, SourceLink
+from migrator.preparation import SourcePorts, Task, examine, order_for
+from migrator.recorder import Counter, Recorder
+
+
+class Driver:
+    """One migration. `run` once, in a thread of its own; or `go_on` with what the journal of an earlier run says."""
+
+    def __init__(
+        self, task: Task, ports: SourcePorts, peer: Peer, journal: Callable[[], Record], publish: Publish
+    ) -> None:
+        """Nothing happens yet. JOURNAL opens the migration's journal, once there is something to write."""
+        self.task = task
+        self.phase = Phase.PREPARE
+        self._ports = ports
+        self._peer = peer
+        self._journal = journal
+        self._record: Record | None = None  # None: the target was not told anything yet
+        self._recorder = Recorder(task.migration, ports.clock, publish)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"migration-{task.migration}")
+        self._container: Container | None = None
+        self._identity: Identity | None = None
+        self._export: Export | None = None
+        self._link: SourceLink | None = None
+        self._dump: Dump | None = None
+        self._image_bytes = 0
+
+    def run(self) -> dict[str, Any]:
+        """Migrate; the result as JSON. On an error before commit the source runs again when it is raised."""
+        try:
+            try:
+                with self._recorder.phase(Phase.PREPARE):
+                    self._prepare()
+                with self._recorder.phase(Phase.FREEZE):
+                    self._freeze()
+                with self._recorder.phase(Phase.DUMP) as counter:
+                    self._transfer(counter)
+                with self._recorder.phase(Phase.RESTORE):
+                    self._call(Phase.RESTORE, self._restore)
+                    self._check_stopping()
+                    self._decide()
+            except BaseException as error:
+                with self._recorder.phase(Phase.ROLLBACK):
+                    self._roll_back(error)
+                raise
+            return self._finish()
+        finally:
+            self._close()
+
+    def go_on(self, phase: Phase, container: Container, identity: Identity | None, export: Export) -> dict[str, Any]:
+        """Go on after a restart of the agent, from COMMIT or later."""
+        self.phase, self._container, self._identity, self._export = phase, container, identity, export
+        self._record = self._journal()
+        try:
+            self._ports.runtime.settle(self.task.migration)
+            return self._finish()
+        finally:
+            self._close()
+
+    def go_back(self, container: Container, identity: Identity | None, export: Export | None) -> NoReturn:
+        """Roll back after a restart of the agent, from before COMMIT; then raises what it was rolled back for."""
+        self.phase, self._container, self._identity, self._export = Phase.DUMP, container, identity, export
+        self._record = self._journal()
+        try:
+            self._ports.runtime.settle(self.task.migration)
+            if identity is not None:
+                self._link = self._ports.network.source(identity)
+            error = MigratorError("the agent was restarted before the commit", remedy="start the migration anew")
+            with self._recorder.phase(Phase.ROLLBACK):
+                self._roll_back(error)
+            raise error
+        finally:
+            self._close()
+
+    def _advance(self, step: Step, *, durable: bool, **facts: Any) -> None:
+        """Enter the next state; it is journaled before it counts. DURABLE where the step decides something."""
+        phase = source_step(self.phase, step)
+        if self._record is not None:
+            self._record.write(phase, durable=durable, **facts)
+        self.phase = phase
+
+    def _check_stopping(self) -> None:
+        if self._ports.clock.wait(0):
+            raise MigratorError("the agent is being stopped", remedy="start it again")
+
+    # Before the freeze: whatever takes time is done here.
+
+    def _prepare(self) -> None:
+        task, ports, step = self.task, self._ports, self._recorder.step
+        with step(Phase.PREPARE, "preflight"):
+            subject = examine(task, ports, self._peer)
+        container, identity = self._container, self._identity = subject.container, subject.identity
+        with step(Phase.PREPARE, "export"):
+            self._export = ports.disk.export(container.root, f"{task.listen_host}:0")
+        if identity is not None:
+            self._link = ports.network.source(identity)
+        with step(Phase.PREPARE, "working set"):
+            order = order_for(task, ports, subject, self._export.address)
+        self._check_stopping()
+        self._record = self._journal()
+        self._record.write(
+            Phase.PREPARE,
+            side="source",
+            container=container.to_json(),
+            identity=identity.to_json() if identity else None,
+            export=dict(self._export.facts),
+            target=self._peer.address,
+            options=task.options.to_json(),
+        )
+        called = self._recorder.now()
+        self._recorder.remote(Phase.PREPARE, called, self._peer.prepare(order))
+        self._dump = ports.runtime.prepare_dump(container, task.migration)
+        self._check_stopping()
+        self._advance(Step.PREPARED, durable=True)
+
+    # The freeze: nothing here that could have been done before.
+
+    def _freeze(self) -> None:
+        assert self._container is not None
+        self._recorder.timeline.paused = self._recorder.now()
+        with self._recorder.step(Phase.FREEZE, "pause"):
+            self._ports.runtime.pause(self._container)
+        if self._link is not None:
+            with self._recorder.step(Phase.FREEZE, "cut"):
+                self._link.cut()
+        self._advance(Step.FROZEN, durable=False)
+
+    def _transfer(self, counter: Counter) -> None:
+        """The target corrects its disk while the images are dumped and sent."""
+        refreshing = self._pool.submit(self._call, Phase.DUMP, self._peer.freeze)
+        with self._recorder.step(Phase.DUMP, "dump and send") as step:
+            self._peer.send(self.task.migration, self._pieces(step))
+        counter.bytes = self._image_bytes = step.bytes
+        refreshing.result()
+        self._advance(Step.DUMPED, durable=False)
+
+    def _pieces(self, counter: Counter) -> Iterator[ImagePiece]:
+        assert self._dump is not None
+        for piece in self._dump.pieces():
+            counter.bytes += len(piece.data)
+            yield piece
+
+    def _restore(self, migration: str) -> Report:
+        assert self._dump is not None
+        return self._peer.restore(migration, self._dump.touched())
+
+    def _call(self, phase: Phase, method: Callable[[str], Report]) -> None:
+        called = self._recorder.now()
+        self._recorder.remote(phase, called, method(self.task.migration))
+
+    def _decide(self) -> None:
+        """The one decision. A write that fails leaves nothing in the journal, so going back is still right."""
+        with self._recorder.step(Phase.RESTORE, "journal"):
+            self._advance(Step.DECIDED, durable=True)
+
+    # From here on there is no way back.
+
+    def _hand_over(self) -> None:
+        """Open the target, then destroy the source's copy, which stays frozen and cut until it is gone."""
+        self._insist(self._open, MigratorError)
+        self._insist(self._destroy, MigratorError)
+        self._advance(Step.OPENED, durable=True)
+
+    def _open(self) -> None:
+        called = self._recorder.now()
+        try:
+            report = self._peer.commit(self.task.migration)
+        except PeerUnreachable:
+            raise
+        except MigratorError as error:
+            if isinstance(error, Lost) or self._peer.standing(self.task.migration) in (Hold.ABSENT, Hold.DISCARDED):
+                raise self._stranded(error) from error
+            raise
+        self._recorder.timeline.opened = self._recorder.now() - report.ago
+        self._recorder.remote(Phase.COMMIT, called, report)
+        self._recorder.tell("opened", downtime_s=self._recorder.timeline.downtime)
+
+    def _stranded(self, error: MigratorError) -> Stranded:
+        """The target has no copy to open. Why the source does not resume by itself is told in core.phases."""
+        name, migration = self.task.container, self.task.migration
+        return Stranded(
+            f"container {name} was committed to the target, which does not have it any more: {error.message}; "
+            "the source's copy is intact, paused, and cut from the network",
+            remedy=f"make sure that {name} does not run on the target, remove the journal of migration {migration} on "
+            f"both hosts, then resume it here with the runtime's 'resume {name}', and raise its port",
+            log=error.log,
+        )
+
+    def _destroy(self) -> None:
+        assert self._container is not None
+        with self._recorder.step(Phase.COMMIT, "destroy the source's copy"):
+            self._ports.runtime.destroy(self._container.name, self._container.bundle)
+            if self._identity is not None:
+                self._ports.network.remove(self._identity)
+
+    def _insist(self, act: Callable[[], None], failure: type[MigratorError] = PeerUnreachable) -> None:
+        """Do what must be done after the commit, again after each FAILURE, until it is done or the agent stops.
+
+        Stranded ends it: there is nothing left to insist on.
+        """
+        waits = iter(limits.RETRY_SECONDS)
+        while True:
+            try:
+                return act()
+            except Stranded:
+                raise
+            except failure as error:
+                self._recorder.tell("waiting", why=error.message, remedy=error.remedy)
+                if self._ports.clock.wait(next(waits, limits.RETRY_SECONDS[-1])):
+                    raise
+
+    def _finish(self) -> dict[str, Any]:
+        """From COMMIT, or from wherever an earlier run of the agent had come, to the end."""
+        try:
+            if self.phase is Phase.COMMIT:
+                with self._recorder.phase(Phase.COMMIT):
+                    self._hand_over()
+            if self.phase is Phase.HYDRATE:
+                with self._recorder.phase(Phase.HYDRATE) as counter:
+                    self._insist(lambda: self._hydrate(counter))
+                    self._advance(Step.HYDRATED, durable=True)
+            with self._recorder.phase(Phase.DETACH):
+                self._detach()
+            result = self.result()
+            self._advance(Step.RELEASED, durable=True, result=result)
+            return result
+        except Stranded:
+            raise
+        except MigratorError as error:
+            raise Unfinished(
+                f"container {self.task.container} has moved to the target, but not all of it is done: {error.message}",
+                remedy=error.remedy or "restart the source's agent to try again; until then leave the source as it is",
+                log=error.log,
+            ) from error
+
+    def _hydrate(self, counter: Counter) -> None:
+        self._keep_export()
+        for progress in self._peer.hydrate(self.task.migration):
+            self._keep_export()
+            self._check_stopping()
+            counter.bytes = progress.fetched_bytes
+            self._recorder.tell("progress", phase=Phase.HYDRATE, **progress.to_json())
+
+    def _keep_export(self) -> None:
+        """The server of the files may have died since: the target looks for it at the same address."""
+        assert self._export is not None
+        assert self._container is not None
+        if not self._export.alive:
+            self._export = self._ports.disk.export(self._container.root, self._export.address)
+
+    def _detach(self) -> None:
+        assert self._export is not None
+        assert self._container is not None
+        self._insist(self._let_go)
+        with self._recorder.step(Phase.DETACH, "release"):
+            if not self._export.wait_released(limits.RELEASE_SECONDS):
+                self._export.stop()
+        if self.task.options.remove_source:
+            with self._recorder.step(Phase.DETACH, "remove the source's root"):
+                self._ports.disk.remove(self._container.root)
+
+    def _let_go(self) -> None:
+        """The target verifies, and releases the export; nothing to do if it had, before a restart or a lost answer."""
+        migration = self.task.migration
+        if self._peer.standing(migration) is Hold.DETACHED:
+            return
+        if self.task.options.verify:
+            self._keep_export()
+            with self._recorder.step(Phase.DETACH, "verify"):
+                self._peer.verify(migration)
+        self._peer.detach(migration)
+
+    # Going back.
+
+    def _roll_back(self, error: BaseException) -> None:
+        """The source runs again; the target is cleaned. Raises Stranded if the source cannot resume."""
+        from_phase = self.phase
+        self._recorder.tell("failed", phase=from_phase, **describe(error))
+        self._advance_anyway(Step.GIVE_UP, error=describe(error))
+        aborting = self._submit_abort() if self._record is not None else None
+        if aborting is not None and from_phase is Phase.RESTORE:
+            try:
+                aborting.exception(limits.ABORT_FIRST_SECONDS)
+            except TimeoutError:
+                pass
+        try:
+            if from_phase is not Phase.PREPARE:
+                self._resume()
+        finally:
+            if self._dump is not None:
+                self._dump.discard()
+            if self._export is not None:
+                self._export.stop()
+            if aborting is not None:
+                aborting.result()
+        self._advance_anyway(Step.RESUMED)
+
+    def _advance_anyway(self, step: Step, **facts: Any) -> None:
+        """As `_advance`, but a full disk is not in the way: a journal without a decision is rolled back as well."""
+        try:
+            self._advance(step, durable=True, **facts)
+        except MigratorError as error:
+            self.phase = source_step(self.phase, step)
+            self._recorder.tell("note", text=error.message)
+
+    def _submit_abort(self) -> Future[None] | None:
+        """Whatever is in the way of telling the target is not in the way of the source."""
+        try:
+            return self._pool.submit(self._abort)
+        except RuntimeError as error:  # no thread can be had
+            self._recorder.tell("note", text=f"the target could not be told ({error}); it will ask, and clean up then")
+            return None
+
+    def _abort(self) -> None:
+        try:
+            self._peer.abort(self.task.migration)
+        except PeerUnreachable:
+            self._recorder.tell("note", text="the target could not be told; it will ask, and clean up then")
+        except MigratorError as error:
+            self._recorder.tell("note", text=f"cleaning up the target: {error.message}")
+
+    def _resume(self) -> None:
+        assert self._container is not None
+        name = self._container.name
+        try:
+            if self._link is not None:
+                self._link.mend()
+            self._ports.runtime.resume(self._container)
+        except MigratorError as error:
+            raise Stranded(
+                f"container {name} could not be resumed: {error.message}",
+                remedy=f"resume it with the runtime's 'resume {name}', and raise its port",
+                log=error.log,
+            ) from error
+
+    def _close(self) -> None:
+        if self._dump is not None:
+            self._dump.discard()
+        if self._link is not None:
+            self._link.close()
+        self._peer.close()
+        self._pool.shutdown(wait=False)
+
+    def result(self) -> dict[str, Any]:
+        """What came of it, as JSON."""
+        return {
+            "migration": self.task.migration,
+            "container": self.task.container,
+            "target": self._peer.address,
+            "outcome": "moved",
+            "image_bytes": self._image_bytes,
+            "timeline": self._recorder.timeline.to_json(),
+        }

@@ -1,0 +1,234 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
+    UNDECIDED: _ClassVar[Outcome]
+    COMMITTED: _ClassVar[Outcome]
+    ROLLED_BACK: _ClassVar[Outcome]
+OUTCOME_UNSPECIFIED: Outcome
+UNDECIDED: Outcome
+COMMITTED: Outcome
+ROLLED_BACK: Outcome
+
+class Word(_message.Message):
+    __slots__ = ("migration",)
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    migration: str
+    def __init__(self, migration: _Optional[str] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Address(_message.Message):
+    __slots__ = ("address", "prefix")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    prefix: int
+    def __init__(self, address: _Optional[str] = ..., prefix: _Optional[int] = ...) -> None: ...
+
+class Route(_message.Message):
+    __slots__ = ("destination", "gateway", "onlink", "metric", "source")
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    ONLINK_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    destination: str
+    gateway: str
+    onlink: bool
+    metric: int
+    source: str
+    def __init__(self, destination: _Optional[str] = ..., gateway: _Optional[str] = ..., onlink: _Optional[bool] = ..., metric: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+
+class Identity(_message.Message):
+    __slots__ = ("namespace", "name", "mac", "mtu", "addresses", "routes", "port", "port_mac", "bridge", "index")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    PORT_MAC_FIELD_NUMBER: _ClassVar[int]
+    BRIDGE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    mac: str
+    mtu: int
+    addresses: _containers.RepeatedCompositeFieldContainer[Address]
+    routes: _containers.RepeatedCompositeFieldContainer[Route]
+    port: str
+    port_mac: str
+    bridge: str
+    index: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., mac: _Optional[str] = ..., mtu: _Optional[int] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., port: _Optional[str] = ..., port_mac: _Optional[str] = ..., bridge: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("container", "identity")
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    container: str
+    identity: Identity
+    def __init__(self, container: _Optional[str] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("runtime", "runtime_program", "criu", "criu_problem", "voyfs_problem", "memory_free", "container_taken", "directory", "directory_taken", "namespace_taken", "port_taken", "bridge_present", "addresses_taken", "disk_free")
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    CRIU_FIELD_NUMBER: _ClassVar[int]
+    CRIU_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    VOYFS_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    PORT_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    BRIDGE_PRESENT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_FIELD_NUMBER: _ClassVar[int]
+    runtime: str
+    runtime_program: str
+    criu: str
+    criu_problem: str
+    voyfs_problem: str
+    memory_free: int
+    container_taken: bool
+    directory: str
+    directory_taken: str
+    namespace_taken: bool
+    port_taken: bool
+    bridge_present: bool
+    addresses_taken: _containers.RepeatedScalarFieldContainer[str]
+    disk_free: int
+    def __init__(self, runtime: _Optional[str] = ..., runtime_program: _Optional[str] = ..., criu: _Optional[str] = ..., criu_problem: _Optional[str] = ..., voyfs_problem: _Optional[str] = ..., memory_free: _Optional[int] = ..., container_taken: _Optional[bool] = ..., directory: _Optional[str] = ..., directory_taken: _Optional[str] = ..., namespace_taken: _Optional[bool] = ..., port_taken: _Optional[bool] = ..., bridge_present: _Optional[bool] = ..., addresses_taken: _Optional[_Iterable[str]] = ..., disk_free: _Optional[int] = ...) -> None: ...
+
+class PrepareRequest(_message.Message):
+    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_FIELD_NUMBER: _ClassVar[int]
+    FETCH_FIELD_NUMBER: _ClassVar[int]
+    LOOK_UP_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    PIPES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_AGENT_FIELD_NUMBER: _ClassVar[int]
+    migration: str
+    container: str
+    config: bytes
+    identity: Identity
+    export: str
+    fetch: _containers.RepeatedScalarFieldContainer[bytes]
+    look_up: _containers.RepeatedScalarFieldContainer[bytes]
+    files: _containers.ScalarMap[str, bytes]
+    pipes: _containers.RepeatedScalarFieldContainer[int]
+    image_bytes: int
+    source_agent: str
+    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ...) -> None: ...
+
+class ImagePiece(_message.Message):
+    __slots__ = ("migration", "name", "offset", "data", "last", "digest")
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    migration: str
+    name: str
+    offset: int
+    data: bytes
+    last: bool
+    digest: bytes
+    def __init__(self, migration: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Touched(_message.Message):
+    __slots__ = ("path", "mtime_ns")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    mtime_ns: int
+    def __init__(self, path: _Optional[bytes] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
+
+class RestoreRequest(_message.Message):
+    __slots__ = ("migration", "touched")
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    TOUCHED_FIELD_NUMBER: _ClassVar[int]
+    migration: str
+    touched: _containers.RepeatedCompositeFieldContainer[Touched]
+    def __init__(self, migration: _Optional[str] = ..., touched: _Optional[_Iterable[_Union[Touched, _Mapping]]] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("name", "offset", "seconds", "bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    offset: float
+    seconds: float
+    bytes: int
+    def __init__(self, name: _Optional[str] = ..., offset: _Optional[float] = ..., seconds: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("steps", "ago", "bytes")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    AGO_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[Step]
+    ago: float
+    bytes: int
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., ago: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("bytes_present", "bytes_total", "files_present", "files_total", "fetched_bytes", "rate", "eta", "complete")
+    BYTES_PRESENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FILES_PRESENT_FIELD_NUMBER: _ClassVar[int]
+    FILES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    ETA_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    bytes_present: int
+    bytes_total: int
+    files_present: int
+    files_total: int
+    fetched_bytes: int
+    rate: float
+    eta: float
+    complete: bool
+    def __init__(self, bytes_present: _Optional[int] = ..., bytes_total: _Optional[int] = ..., files_present: _Optional[int] = ..., files_total: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., rate: _Optional[float] = ..., eta: _Optional[float] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class StandingReply(_message.Message):
+    __slots__ = ("hold",)
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    hold: str
+    def __init__(self, hold: _Optional[str] = ...) -> None: ...
+
+class OutcomeReply(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: Outcome
+    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ...) -> None: ...

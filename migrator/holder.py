@@ -1,0 +1,377 @@
+"""The target's side of a migration: builds the container's place, holds the restored copy, and lets it run on commit.
+
+Everything reaches the world through ports. It must not know runc, CRIU, netlink, gRPC or voyfs; nor who drives. The
+states are those of `core.phases`; a copy is let go only by the word "commit", and then never taken back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import structlog
+
+from migrator.core import bundle, limits
+from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
+from migrator.core.identity import Identity
+from migrator.core.phases import TARGET_COPY, Copy, Hold, Word, target_step
+from migrator.core.plan import ImagePiece, Order, Progress, is_name
+from migrator.core.preflight import TargetFacts
+from migrator.ports import Clock, Disk, Journal, Mounted, Network, Record, Report, Restore, Runtime, TargetLink
+from migrator.recorder import Steps
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPorts:
+    """What a holder acts through."""
+
+    runtime: Runtime
+    network: Network
+    disk: Disk
+    clock: Clock
+    journal: Journal
+
+
+@dataclass(slots=True)
+class Move:
+    """One migration towards this host. Its lock is held by every word that changes it, so words do not overlap."""
+
+    migration: str
+    container: str
+    directory: str
+    source_agent: str
+    record: Record | None = None  # None until the first word that is worth remembering
+    hold: Hold = Hold.ABSENT
+    link: TargetLink | None = None
+    mounted: Mounted | None = None
+    restore: Restore | None = None
+    identity: Identity | None = None
+    claimed: bool = False  # whether the directory is ours
+    lost: bool = False  # it was held, and the copy is gone
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def enter(self, word: Word, **facts: Any) -> None:
+        """Go to the next state; it is journaled before it counts."""
+        hold = target_step(self.hold, word)
+        assert self.record is not None
+        if hold is not self.hold:
+            self.record.write(hold, durable=True, **facts)
+        self.hold = hold
+
+
+class Holder:
+    """All migrations towards this host. Methods are called by the peer's server, from any thread."""
+
+    def __init__(self, ports: TargetPorts, state: PurePosixPath) -> None:
+        """STATE: the agent's directory; containers live below it."""
+        self._ports = ports
+        self._containers = state / "containers"
+        self._moves: dict[str, Move] = {}
+        self._lock = threading.Lock()
+
+    def probe(self, container: str, identity: Identity | None) -> TargetFacts:
+        """What is here, and what is in the way."""
+        if not is_name(container):
+            raise Refused(f"'{container}' is no name of a container")
+        ports, directory = self._ports, str(self._containers / container)
+        conflicts = (False, False, True, ()) if identity is None else ports.network.conflicts(identity)
+        namespace, port, bridge, addresses = conflicts
+        return TargetFacts(
+            host=ports.runtime.facts("target", ports.disk.problem()),
+            container_taken=ports.runtime.exists(container),
+            directory=directory,
+            directory_taken=ports.disk.taken(directory),
+            namespace_taken=namespace,
+            port_taken=port,
+            bridge_present=bridge,
+            addresses_taken=addresses,
+            disk_free=ports.disk.free_bytes(directory),
+        )
+
+    def prepare(self, order: Order) -> Report:
+        """Build network, mount and bundle, fetch what restoring will need. On failure nothing of it stays."""
+        ports, steps = self._ports, Steps(self._ports.clock)
+        if not (is_name(order.container) and is_name(order.migration)):
+            raise Refused(f"'{order.container}' or '{order.migration}' is no name")
+        directory = str(self._containers / order.container)
+        # Also checked by the source; but what is here already must never be taken for ours, and discarded.
+        if ports.runtime.exists(order.container) or ports.disk.taken(directory):
+            raise Taken(f"the target already has a container called {order.container}, or its {directory}")
+        with self._lock:
+            if self._look_up(order.migration) is not None:
+                raise Refused(f"migration {order.migration} was prepared or aborted here before")
+            if any(m.container == order.container and m.hold in _CLAIMED for m in self._moves.values()):
+                raise Refused(f"another migration of container {order.container} is under way here")
+            move = Move(order.migration, order.container, directory, order.source_agent)
+            self._remember(move)
+            move.lock.acquire()
+        try:
+            move.record = ports.journal.create(order.migration)
+            move.enter(
+                Word.PREPARE,
+                side="target",
+                container=order.container,
+                directory=move.directory,
+                source_agent=order.source_agent,
+            )
+            self._build(move, order, steps)
+        except BaseException:
+            self._discard(move)
+            raise
+        finally:
+            move.lock.release()
+        return steps.report()
+
+    def _build(self, move: Move, order: Order, steps: Steps) -> None:
+        ports, directory = self._ports, PurePosixPath(move.directory)
+        if order.identity is not None:
+            namespace, port, _, _ = ports.network.conflicts(order.identity)
+            if namespace or port:
+                raise Taken(f"the target already has {order.identity.namespace} or {order.identity.port}")
+            assert move.record is not None
+            move.record.write(move.hold, network=order.identity.to_json())  # an agent that comes after us removes it
+            with steps.step("network"):
+                move.link = ports.network.build(order.identity)
+            move.identity = order.identity  # ours from now on, to be removed with the rest
+        mountpoint, store = str(directory / "root"), str(directory / "store")
+        ports.disk.claim(move.directory)
+        move.claimed = True
+        with steps.step("mount"):
+            move.mounted = ports.disk.mount(order.export, mountpoint, store)
+        with steps.step("bundle"):
+            files = {place: directory / "files" / str(number) for number, place in enumerate(sorted(order.files))}
+            config = bundle.for_target(order.config, PurePosixPath(mountpoint), files)
+            move.restore = ports.runtime.prepare_restore(order, move.directory, config)
+        with steps.step("prefetch"):
+            move.mounted.prefetch(order.fetch)
+            move.mounted.look_up(order.look_up)
+
+    def freeze(self, migration: str) -> Report:
+        """The source is frozen and cut: correct the disk, hold the frames."""
+        steps = Steps(self._ports.clock)
+        with self._at(migration, Hold.PREPARED) as move:
+            if move.link is not None:
+                with steps.step("attract"):
+                    move.link.attract()
+            assert move.mounted is not None
+            with steps.step("refresh"):
+                move.mounted.refresh()
+        return steps.report()
+
+    def receive(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
+        """Store images. It runs beside `freeze`, so it takes no lock: it touches the images alone."""
+        steps = Steps(self._ports.clock)
+        move = self._find(migration)
+        if move.hold is not Hold.PREPARED or move.restore is None:
+            raise Refused(f"migration {migration} is '{move.hold}' here, and takes no images")
+        with steps.step("receive"):
+            count = sum(move.restore.accept(piece) for piece in pieces)
+        return steps.report(count=count)
+
+    def restore(self, migration: str, touched: Mapping[str, int]) -> Report:
+        """Restore and hold; directories that dumping and restoring wrote in get their TOUCHED times back."""
+        steps = Steps(self._ports.clock)
+        with self._at(migration, Hold.PREPARED) as move:
+            assert move.restore is not None
+            move.enter(Word.RESTORE)
+            assert move.mounted is not None
+            with steps.step("restore"):
+                move.restore.restore()
+            with steps.step("times"):
+                move.mounted.set_times(touched)
+            move.enter(Word.RESTORED)
+        return steps.report()
+
+    def commit(self, migration: str) -> Report:
+        """Open the network and let the copy run."""
+        steps = Steps(self._ports.clock)
+        with self._at(migration, Hold.HELD, Hold.OPEN, Hold.DETACHED) as move:
+            if move.hold is not Hold.HELD:
+                return steps.report()
+            if move.lost:
+                raise Lost(
+                    f"the restored copy of container {move.container} is gone from the target",
+                    remedy=f"its disk is still there, in {move.directory}",
+                )
+            assert move.restore is not None
+            if move.link is not None:
+                with steps.step("open"):
+                    move.link.open()
+            with steps.step("release"):
+                move.restore.release()
+            opened = self._ports.clock.now()
+            move.enter(Word.COMMIT)
+            move.restore.forget_images()
+            if move.link is not None:
+                move.link.close()
+        return steps.report(since=opened)
+
+    def abort(self, migration: str) -> None:
+        """Remove everything of the migration; refused from OPEN on."""
+        with self._lock:
+            move = self._look_up(migration)
+            if move is None:  # it overtook "prepare", which must then find the door closed
+                self._remember(Move(migration, "", "", "", hold=Hold.DISCARDED))
+                return
+        if move.hold is Hold.RESTORING and move.restore is not None:
+            move.restore.interrupt()  # it may wait for a source that is gone
+        if not move.lock.acquire(timeout=limits.ABORT_FIRST_SECONDS):
+            if move.hold in _MAKING and move.mounted is not None:
+                move.mounted.discard()  # whatever waits in it waits no more
+            move.lock.acquire()
+        try:
+            target_step(move.hold, Word.ABORT)
+            self._discard(move)
+        finally:
+            move.lock.release()
+
+    def hydrate(self, migration: str) -> Iterator[Progress]:
+        """Make the disk local."""
+        move = self._find(migration)
+        if TARGET_COPY[move.hold] is not Copy.RUNS or move.mounted is None:
+            raise Refused(f"migration {migration} is '{move.hold}' here, and cannot hydrate")
+        return move.mounted.hydrate()
+
+    def verify(self, migration: str) -> None:
+        """Compare digests of the whole tree with the source."""
+        with self._at(migration, Hold.OPEN) as move:
+            assert move.mounted is not None
+            move.mounted.verify()
+
+    def detach(self, migration: str) -> None:
+        """Release the source for good."""
+        with self._at(migration, Hold.OPEN, Hold.DETACHED) as move:
+            if move.hold is Hold.OPEN:
+                assert move.mounted is not None
+                move.mounted.detach()
+                move.enter(Word.DETACH)
+
+    def standing(self, migration: str) -> Hold:
+        """Where the migration stands."""
+        try:
+            return self._find(migration).hold
+        except MigrationUnknown:
+            return Hold.ABSENT
+
+    def undecided(self) -> list[Move]:
+        """Migrations whose outcome only the source knows."""
+        with self._lock:
+            return [move for move in self._moves.values() if move.hold in _UNDER_WAY]
+
+    def recover(self) -> None:
+        """Pick up what an earlier run of the agent left: held and running copies stay, anything less is discarded."""
+        for migration in self._ports.journal.migrations():
+            history = self._ports.journal.read(migration)
+            if history[0].get("side") == "target":
+                try:
+                    self._recover(migration, history)
+                except MigratorError as error:
+                    log.error("cannot pick up a migration", migration=migration, error=error.message)
+                except Exception:  # a journal that lacks something; the others must not wait for it
+                    log.exception("cannot pick up a migration", migration=migration)
+
+    def _recover(self, migration: str, history: Sequence[Mapping[str, Any]]) -> None:
+        ports, first = self._ports, history[0]
+        move = Move(migration, first["container"], first["directory"], first["source_agent"])
+        move.record = ports.journal.reopen(migration)
+        move.hold = Hold(history[-1]["decision"])
+        for entry in history:
+            if "network" in entry:
+                move.identity = Identity.from_json(entry["network"])
+        with self._lock:
+            self._remember(move)
+        if move.hold is Hold.DISCARDED:
+            return
+        with move.lock:
+            move.claimed = True
+            move.mounted = ports.disk.mounted(f"{move.directory}/root", f"{move.directory}/store")
+            move.restore = ports.runtime.adopt_restore(migration, move.container, move.directory)
+            if move.hold is Hold.HELD and not ports.runtime.exists(move.container):
+                move.lost = True  # only the source knows whether what it left is still worth something
+            elif move.hold is Hold.HELD:
+                move.link = ports.network.target(move.identity) if move.identity else None
+            elif move.hold in _UNDER_WAY:
+                self._discard(move)
+            else:
+                move.restore.forget_images()
+                if move.hold is Hold.OPEN and move.mounted.detached:
+                    move.enter(Word.DETACH)
+
+    def _discard(self, move: Move) -> None:
+        """Remove all of a migration; every part is tried.
+
+        The disk goes before the tasks: they never run again, and one that waits for it does not end before. The
+        directory goes last, once nothing is mounted or running there.
+        """
+        acts: list[Callable[[], None]] = []
+        if move.restore is not None:
+            acts.append(move.restore.interrupt)
+        if move.mounted is not None:
+            acts.append(move.mounted.discard)
+        if move.restore is not None:
+            acts.append(move.restore.discard)
+        if move.link is not None:
+            acts.append(move.link.close)
+        if move.identity is not None:
+            acts.append(partial(self._ports.network.remove, move.identity))
+        problems: list[MigratorError] = []
+        for act in acts:
+            try:
+                act()
+            except MigratorError as error:
+                problems.append(error)
+        if not problems and move.claimed:
+            self._ports.disk.remove(move.directory)
+        if problems:
+            raise problems[0]
+        if move.record is not None:
+            move.enter(Word.ABORT)
+        move.hold = Hold.DISCARDED
+
+    def _remember(self, move: Move) -> None:
+        """With the lock. Of those that have ended, the oldest are left to the journal."""
+        ended = [each.migration for each in self._moves.values() if each.hold in _ENDED]
+        for migration in ended[: -limits.REMEMBERED]:
+            del self._moves[migration]
+        self._moves[move.migration] = move
+
+    def _look_up(self, migration: str) -> Move | None:
+        """With the lock. One that has ended may be known from the journal alone."""
+        if (move := self._moves.get(migration)) is not None:
+            return move
+        try:
+            history = self._ports.journal.read(migration)
+        except MigratorError:
+            return None
+        if not history or history[0].get("side") != "target" or history[-1]["decision"] not in _ENDED:
+            return None
+        return Move(migration, history[0]["container"], "", "", hold=Hold(history[-1]["decision"]))
+
+    def _find(self, migration: str) -> Move:
+        with self._lock:
+            move = self._look_up(migration)
+        if move is None:
+            raise MigrationUnknown(f"no migration {migration} is known here")
+        return move
+
+    @contextmanager
+    def _at(self, migration: str, *holds: Hold) -> Iterator[Move]:
+        """The migration, locked, in one of HOLDS; raises Refused in any other."""
+        move = self._find(migration)
+        with move.lock:
+            if move.hold not in holds:
+                raise Refused(f"migration {migration} is '{move.hold}' here, not '{holds[0]}'")
+            yield move
+
+
+_ENDED = frozenset({Hold.DETACHED, Hold.DISCARDED})
+_UNDER_WAY = frozenset({Hold.PREPARED, Hold.RESTORING, Hold.HELD})
+_MAKING = frozenset({Hold.PREPARED, Hold.RESTORING})  # what is not whole yet can be taken apart while it is made
+_CLAIMED = _UNDER_WAY | {Hold.ABSENT}  # ABSENT: its preparation has only begun

@@ -1,0 +1,273 @@
+"""All migrations of this host: starts them, keeps what they tell, and picks up after a restart what was left.
+
+It must not know runc, netlink, voyfs or gRPC, nor how commands arrive; a peer is made by a function it is given.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from migrator.core import limits
+from migrator.core.errors import Busy, MigrationUnknown, MigratorError, describe
+from migrator.core.identity import Identity
+from migrator.core.phases import DECIDED, ENDED, Outcome, Phase, outcome
+from migrator.core.plan import Container, Options
+from migrator.driver import Driver
+from migrator.feed import Feed
+from migrator.holder import Holder
+from migrator.ports import AskingPeer, Export, Journal, Peer
+from migrator.preparation import SourcePorts, Task
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """How other hosts reach this one, when they look from a given address."""
+
+    host: str
+    agent: str  # HOST:PORT
+
+
+Connect = Callable[[str], AskingPeer]
+"""Makes a peer for a target as the user typed it; raises MigratorError."""
+
+
+class Migrations:
+    """Those that this host drives, and the questions about those that it holds."""
+
+    def __init__(
+        self,
+        ports: SourcePorts,
+        journal: Journal,
+        holder: Holder,
+        connect: Connect,
+        here: Callable[[str], Here],
+    ) -> None:
+        """HERE tells where this host is, seen from a peer's address."""
+        self._ports = ports
+        self._journal = journal
+        self._holder = holder
+        self._connect = connect
+        self._here = here
+        self._lock = threading.Lock()
+        self._feeds: dict[str, Feed] = {}
+        self._containers: dict[str, str] = {}  # under way: container -> migration
+        self._threads: list[threading.Thread] = []
+
+    def start(self, container: str, target: str, options: Options) -> str:
+        """Begin; the migration's ID. Raises Busy, and what connecting raises."""
+        peer = self._connect(target)
+        migration = time.strftime("%y%m%d-%H%M%S-") + secrets.token_hex(3)
+        here = self._here(peer.address)
+        task = Task(migration, container, options, here.host, here.agent)
+        try:
+            self._begin(task, peer, lambda driver: driver.run(), lambda: self._journal.create(migration))
+        except MigratorError:
+            peer.close()
+            raise
+        return migration
+
+    def follow(self, migration: str) -> Iterator[Mapping[str, Any]]:
+        """What it tells, from its start to its end; raises MigrationUnknown if it does not run in this agent."""
+        with self._lock:
+            feed = self._feeds.get(migration)
+        if feed is None:
+            raise MigrationUnknown(
+                f"migration {migration} is not under way on this host", remedy="see 'migrator status' for what is known"
+            )
+        return feed.follow()
+
+    def describe(self, migration: str) -> dict[str, Any]:
+        """What is known of a migration, on either side; raises MigrationUnknown."""
+        entries = self._journal.read(migration)
+        if not entries:
+            raise MigrationUnknown(f"no migration {migration} is known here")
+        first, last = entries[0], entries[-1]
+        container = first.get("container", "")
+        known: dict[str, Any] = {
+            "migration": migration,
+            "side": first.get("side", ""),
+            "container": container["name"] if isinstance(container, dict) else container,
+            "peer": first.get("target") or first.get("source_agent"),
+            "phase": last["decision"],
+            "since": last["time"],
+            "started": first["time"],
+            "active": migration in self._feeds and migration in self._containers.values(),
+        }
+        for entry in entries:
+            known.update({key: entry[key] for key in ("result", "error") if key in entry})
+        with self._lock:
+            feed = self._feeds.get(migration)
+        if feed is not None:
+            known["last_event"] = dict(feed.last)
+        return known
+
+    def all(self) -> list[dict[str, Any]]:
+        """What is known of every migration, oldest first."""
+        return [self.describe(migration) for migration in self._journal.migrations()]
+
+    def outcome_of(self, migration: str) -> Outcome:
+        """For a target that asks."""
+        try:
+            return outcome([entry["decision"] for entry in self._journal.read(migration)])
+        except MigrationUnknown:
+            return Outcome.UNDECIDED
+
+    def exports(self) -> list[dict[str, Any]]:
+        """Facts of the exports of migrations that have not ended."""
+        found = []
+        for _, entries in self._unended():
+            found += [entry["export"] for entry in entries if "export" in entry]
+        return found
+
+    def recover(self) -> None:
+        """Pick up what an earlier run left, each in a thread of its own: undecided ones go back, decided ones on."""
+        for migration, entries in self._unended():
+            try:
+                self._recover(migration, entries[0], Phase(entries[-1]["decision"]))
+            except MigratorError as error:
+                log.error("cannot pick up a migration", migration=migration, error=error.message)
+            except Exception:  # a journal that lacks something; the others must not wait for it
+                log.exception("cannot pick up a migration", migration=migration)
+
+    def _recover(self, migration: str, first: Mapping[str, Any], phase: Phase) -> None:
+        container = Container.from_json(first["container"])
+        identity = Identity.from_json(first["identity"]) if first["identity"] else None
+        export = self._ports.disk.adopt(first["export"])
+        peer = self._connect(first["target"])
+        here = self._here(peer.address)
+        task = Task(migration, container.name, Options(**first["options"]), here.host, here.agent)
+
+        def act(driver: Driver) -> dict[str, Any]:
+            if phase in DECIDED:
+                return driver.go_on(phase, container, identity, export or _Gone(first["export"]["address"]))
+            return driver.go_back(container, identity, export)
+
+        log.info("picking up", migration=migration, container=container.name, phase=phase)
+        self._begin(task, peer, act, lambda: self._journal.reopen(migration))
+
+    def ask_around(self) -> None:
+        """Ask the sources of undecided migrations for their decision, until the agent stops."""
+        while not self._ports.clock.wait(limits.RETRY_SECONDS[-1]):
+            for move in self._holder.undecided():
+                try:
+                    peer = self._connect(move.source_agent)
+                    try:
+                        decided = peer.outcome(move.migration)
+                    finally:
+                        peer.close()
+                    if decided is Outcome.COMMITTED:
+                        self._holder.commit(move.migration)
+                    elif decided is Outcome.ROLLED_BACK:
+                        self._holder.abort(move.migration)
+                except MigratorError as error:
+                    log.info("no decision yet", migration=move.migration, why=error.message)
+
+    def join(self, seconds: float) -> None:
+        """Once the clock is stopped: wait until those before commit have gone back, and the others have let go."""
+        deadline = self._ports.clock.now() + seconds
+        for thread in self._threads:
+            thread.join(max(deadline - self._ports.clock.now(), 0))
+
+    def _unended(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        found = []
+        for migration in self._journal.migrations():
+            entries = self._journal.read(migration)
+            if entries[0].get("side") == "source" and entries[-1]["decision"] not in ENDED:
+                found.append((migration, entries))
+        return found
+
+    def _begin(
+        self,
+        task: Task,
+        peer: Peer,
+        act: Callable[[Driver], dict[str, Any]],
+        journal: Callable[[], Any],
+    ) -> None:
+        feed = Feed()
+        with self._lock:
+            if (other := self._containers.get(task.container)) is not None:
+                raise Busy(
+                    f"container {task.container} is being migrated already",
+                    remedy=f"see 'migrator status {other}'",
+                )
+            self._containers[task.container] = task.migration
+            self._feeds[task.migration] = feed
+
+        def publish(event: Mapping[str, Any]) -> None:
+            feed.publish(event)
+            if event["event"] != "progress":
+                shown = {"what" if key == "event" else key: value for key, value in event.items()}
+                with suppress(Exception):  # whatever becomes of the log, the migration goes on
+                    log.info("event", **{**shown, "migration": task.migration, "container": task.container})
+
+        def end(event: Mapping[str, Any]) -> None:
+            self._forget(task)
+            publish({"migration": task.migration, **event})
+            feed.end()
+
+        def run() -> None:
+            last: dict[str, Any] = {}
+            try:
+                last = {"event": "result", "result": act(Driver(task, self._ports, peer, journal, publish))}
+            except BaseException as error:
+                last = {"event": "error", **describe(error)}
+                if not isinstance(error, MigratorError):
+                    with suppress(Exception):
+                        log.exception("unexpected failure", migration=task.migration, container=task.container)
+            finally:
+                end(last)
+
+        started = {"event": "started", "migration": task.migration, "container": task.container}
+        thread = threading.Thread(target=run, name=f"migration-{task.migration}", daemon=True)
+        try:
+            publish({**started, "target": peer.address})
+            thread.start()
+        except BaseException as error:
+            end({"event": "error", **describe(error)})
+            raise
+        with self._lock:
+            self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+
+    def _forget(self, task: Task) -> None:
+        """It is not under way any more; of those that have ended, the oldest are told of by the journal alone."""
+        with self._lock:
+            del self._containers[task.container]
+            under_way = set(self._containers.values())
+            ended = [migration for migration in self._feeds if migration not in under_way]
+            for migration in ended[: -limits.REMEMBERED]:
+                del self._feeds[migration]
+
+
+class _Gone(Export):
+    """An export that did not survive; a new one takes its address when it is needed."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"address": self._address}
+
+    @property
+    def alive(self) -> bool:
+        return False
+
+    def wait_released(self, seconds: float) -> bool:
+        return True
+
+    def stop(self) -> None:
+        pass

@@ -1,0 +1,340 @@
+"""What the driver (source) and the holder (target) need of the world, as protocols.
+
+Each has a real adapter and a fake in tests/migrator. They raise only `MigratorError`; the class says which.
+Methods marked *quick* are used between freeze and resume: all they need was made before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from migrator.core.identity import Identity
+from migrator.core.phases import Hold, Outcome
+from migrator.core.plan import Container, ImagePiece, Order, Progress
+from migrator.core.preflight import HostFacts, TargetFacts
+from migrator.core.timeline import Measured
+
+
+class Clock(Protocol):
+    """Time of this host."""
+
+    def now(self) -> float:
+        """Seconds of a monotonic clock."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch, for people."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; True if the agent is being stopped, at once."""
+
+
+class Dump(Protocol):
+    """Room for one container's images on the source, made before the freeze."""
+
+    def pieces(self) -> Iterator[ImagePiece]:
+        """Quick. Dump the paused container, which stays paused; yield each image file as soon as it is complete.
+
+        Ends when all were yielded; raises RuntimeFailed with CRIU's last lines.
+        """
+
+    def touched(self) -> Mapping[str, int]:
+        """Quick. Directories that dumping has written in, as paths in the container, with their times before (ns)."""
+
+    def discard(self) -> None:
+        """Give the room back."""
+
+
+class Runtime(Protocol):
+    """The OCI runtime of this host, with CRIU below it."""
+
+    def facts(self, host: str, voyfs_problem: str) -> HostFacts:
+        """Versions and checks of runtime and CRIU, free memory; HOST is its name in messages."""
+
+    def inspect(self, name: str) -> Container:
+        """Raises ContainerUnknown, ContainerNotRunning."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the runtime knows a container of that name, whatever its state."""
+
+    def containers(self) -> list[dict[str, Any]]:
+        """All containers: name, status, pid, bundle."""
+
+    def host_files(self, container: Container) -> Mapping[str, bytes]:
+        """Contents of those bind mounts' sources that are small regular files (see core.bundle), by source path."""
+
+    def warm(self, container: Container) -> tuple[list[str], list[str]]:
+        """What restoring it will open: to fetch, and only to look up (see core.warm)."""
+
+    def prepare_dump(self, container: Container, migration: str) -> Dump:
+        """Make room for its images."""
+
+    def pause(self, container: Container) -> None:
+        """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen."""
+
+    def resume(self, container: Container) -> None:
+        """Let all tasks go on; does nothing to a container that runs. Also for one known only from the journal."""
+
+    def destroy(self, name: str, bundle: str) -> None:
+        """Kill a container and forget it, without touching its root directory.
+
+        Nothing to do if there is none, or if the one of that name is another's: has another BUNDLE.
+        """
+
+    def settle(self, migration: str) -> None:
+        """Wait for a dump that an earlier run of the agent left at work, and give back its room."""
+
+    def prepare_restore(self, order: Order, bundle: str, config: Mapping[str, Any]) -> Restore:
+        """Make the bundle and room for the images."""
+
+    def adopt_restore(self, migration: str, container: str, bundle: str) -> Restore:
+        """One of an earlier run of the agent, as far as it had come."""
+
+
+class Restore(Protocol):
+    """Room for one container on the target: bundle, images, and then the held copy."""
+
+    def accept(self, piece: ImagePiece) -> int:
+        """Quick. Store a piece; bytes stored. Raises TransferFailed where a digest differs, NoSpace."""
+
+    def restore(self) -> None:
+        """Quick. Restore and freeze at once. Raises RuntimeFailed with CRIU's last lines."""
+
+    def interrupt(self) -> None:
+        """Kill a restore that is under way, in another thread or left by an earlier agent, without waiting for its end.
+
+        It ends at the latest when its disk does, which it may be waiting for.
+        """
+
+    def release(self) -> None:
+        """Quick. Let the held copy run."""
+
+    def forget_images(self) -> None:
+        """Give the images' room back."""
+
+    def discard(self) -> None:
+        """Kill whatever was restored and remove all that was made; what this has not made stays."""
+
+
+class SourceLink(Protocol):
+    """The host's end of a container's interface on the source."""
+
+    def cut(self) -> None:
+        """Quick. Nothing reaches or leaves the container from here on."""
+
+    def mend(self) -> None:
+        """Undo `cut`, and what CRIU may have locked; tell the bridges where the address is."""
+
+    def close(self) -> None:
+        """Give back what this object holds; the interface stays as it is."""
+
+
+class TargetLink(Protocol):
+    """A container's interface on the target, closed at first."""
+
+    def attract(self) -> None:
+        """Quick. The source is cut: bring the container's frames here and hold them. (Nothing, if that is not done.)"""
+
+    def open(self) -> None:
+        """Quick. Open the network, let held frames go, tell the bridges where the address is."""
+
+    def close(self) -> None:
+        """Give back what this object holds; the interface stays as it is."""
+
+
+class Network(Protocol):
+    """Network identities on this host."""
+
+    def examine(self, container: Container) -> Identity | None:
+        """Raises Unsupported for what cannot be moved; None for a namespace with nothing but lo."""
+
+    def source(self, identity: Identity) -> SourceLink:
+        """Take hold of an existing one."""
+
+    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool, tuple[str, ...]]:
+        """Whether the namespace is taken, the port's name is taken, the bridge exists; and taken addresses."""
+
+    def build(self, identity: Identity) -> TargetLink:
+        """Make it, closed. On failure nothing of it stays."""
+
+    def target(self, identity: Identity) -> TargetLink:
+        """Take hold of one that an earlier run of the agent made."""
+
+    def remove(self, identity: Identity) -> None:
+        """Take the pair and the namespace away; nothing to do where they are gone."""
+
+
+class Export(Protocol):
+    """A tree served by this host."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT for the target."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the journal keeps, to find the server again after a restart."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+
+    def wait_released(self, seconds: float) -> bool:
+        """Wait until the target has released it, i.e. the server has ended by itself."""
+
+    def stop(self) -> None:
+        """End the server."""
+
+
+class Mounted(Protocol):
+    """A voyfs mount of this host. All raise DiskFailed."""
+
+    def prefetch(self, paths: Sequence[str]) -> None:
+        """Make files local. Missing ones are ignored."""
+
+    def look_up(self, paths: Sequence[str]) -> None:
+        """Make names and attributes known. Missing ones are ignored."""
+
+    def refresh(self) -> int:
+        """Quick. Correct what has changed on the source since; number of changed entries."""
+
+    def set_times(self, times: Mapping[str, int]) -> None:
+        """Quick. Give directories these modification times (ns) where they have others."""
+
+    def hydrate(self) -> Iterator[Progress]:
+        """Make everything local; yields progress, ends when complete."""
+
+    @property
+    def detached(self) -> bool:
+        """Whether the source was released."""
+
+    def verify(self) -> None:
+        """Compare digests of the whole tree with the source. Raises DiskFailed where they differ."""
+
+    def detach(self) -> None:
+        """Release the source for good."""
+
+    def discard(self) -> None:
+        """End the mount, whoever waits for it, and its daemon, if there is one; the store is worthless then."""
+
+
+class Disk(Protocol):
+    """voyfs on this host."""
+
+    def problem(self) -> str:
+        """Why voyfs cannot be used here; empty if it can."""
+
+    def taken(self, directory: str) -> str:
+        """Why DIRECTORY cannot hold a new bundle with its mount; empty if it can."""
+
+    def free_bytes(self, directory: str) -> int:
+        """Space on the file system that DIRECTORY is or will be on."""
+
+    def claim(self, directory: str) -> None:
+        """Make DIRECTORY, for the caller alone. Raises Taken where it exists, DiskFailed, NoSpace."""
+
+    def remove(self, directory: str) -> None:
+        """Delete a directory with all below it, never crossing into another file system. Raises DiskFailed."""
+
+    def export(self, root: str, listen: str) -> Export:
+        """Serve a tree. LISTEN is HOST:PORT, port 0 for any."""
+
+    def adopt(self, facts: Mapping[str, Any]) -> Export | None:
+        """The export of an earlier run of the agent, if it still runs."""
+
+    def mount(self, address: str, mountpoint: str, store: str) -> Mounted:
+        """Mount an export that may still change. On failure nothing stays mounted."""
+
+    def mounted(self, mountpoint: str, store: str) -> Mounted:
+        """A mount of an earlier run of the agent."""
+
+
+class Record(Protocol):
+    """The journal of one migration."""
+
+    def write(self, decision: str, *, durable: bool = True, **facts: Any) -> None:
+        """Append a decision. Durable: it survives power loss once this returns."""
+
+
+class Journal(Protocol):
+    """What this host decided, and still knows after a crash."""
+
+    def create(self, migration: str) -> Record:
+        """A journal for a new migration."""
+
+    def reopen(self, migration: str) -> Record:
+        """To go on writing."""
+
+    def read(self, migration: str) -> list[dict[str, Any]]:
+        """Its decisions, oldest first; a torn last one is left out. Raises MigrationUnknown."""
+
+    def migrations(self) -> list[str]:
+        """IDs of all migrations, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the other side did in a call: its steps, and how long ago the last of them ended, in its own time."""
+
+    steps: Sequence[Measured] = field(default_factory=tuple)
+    ago: float = 0.0
+    bytes: int = 0
+
+
+class Peer(Protocol):
+    """The target's agent, from the source. Every method raises PeerUnreachable, PeerRefused, and what happened there.
+
+    All may be repeated: a repeated word that was heard before changes nothing.
+    """
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+
+    def probe(self, container: str, identity: Identity | None) -> TargetFacts:
+        """What is there, and what is in the way of this container."""
+
+    def prepare(self, order: Order) -> Report:
+        """Build network, mount and bundle; fetch what restoring will need."""
+
+    def freeze(self, migration: str) -> Report:
+        """Quick. The source is frozen and cut: correct the disk, hold the frames."""
+
+    def send(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
+        """Quick. Send images."""
+
+    def restore(self, migration: str, touched: Mapping[str, int]) -> Report:
+        """Quick. Restore and hold. TOUCHED: see Dump."""
+
+    def commit(self, migration: str) -> Report:
+        """Quick. Open the network and let the copy run; `ago` is since then."""
+
+    def abort(self, migration: str) -> None:
+        """Remove everything of the migration."""
+
+    def hydrate(self, migration: str) -> Iterator[Progress]:
+        """Make the disk local."""
+
+    def verify(self, migration: str) -> None:
+        """Compare digests with the source."""
+
+    def detach(self, migration: str) -> None:
+        """Release the source."""
+
+    def standing(self, migration: str) -> Hold:
+        """Where the migration stands there."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class AskingPeer(Peer, Protocol):
+    """Any agent: a target asks its source, too."""
+
+    def outcome(self, migration: str) -> Outcome:
+        """What the source decided."""
+
+
+Publish = Callable[[Mapping[str, Any]], None]
+"""Takes one event of a migration, as JSON."""

@@ -1,0 +1,137 @@
+"""One container being restored by an OCI runtime: its bundle, its images, and the held copy (ports.Restore).
+
+It must not know of networks, disks or the order of a migration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from migrator import images, procs
+from migrator.core import limits
+from migrator.core.argv import RuntimeCommand
+from migrator.core.errors import NoSpace, RuntimeFailed
+from migrator.core.plan import ImagePiece, Order
+from migrator.freezer import Freezer
+from migrator.tools import Tool, first_line, wait_or_kill
+
+OUTPUT: Final = "output.log"  # in the bundle: what a container writes that had pipes on the source
+
+
+class RuntimeRestore:
+    """See ports.Restore."""
+
+    def __init__(
+        self,
+        command: RuntimeCommand,
+        tool: Tool,
+        container: str,
+        directory: Path,
+        room: images.Room,
+        destroy: Callable[[str, str], None],
+    ) -> None:
+        """DESTROY kills and forgets a container of the runtime with a given bundle, safely."""
+        self._command = command
+        self._tool = tool
+        self._container = container
+        self._directory = directory
+        self.room = room
+        self._destroy = destroy
+        self._log = room.work / "runtime.log"  # there since the restore began; an agent that comes after us sees it too
+        self._incoming = images.Incoming(room.images)
+        self._freezer: Freezer | None = None
+        self._stdio: tuple[int, int, int] | None = None
+
+    def make_bundle(self, config: Mapping[str, Any], order: Order) -> None:
+        """Everything in the bundle but the root, which is there already."""
+        try:
+            (self._directory / "config.json").write_text(json.dumps(config, indent=2))
+            files = self._directory / "files"
+            files.mkdir()
+            for number, place in enumerate(sorted(order.files)):
+                (files / str(number)).write_bytes(order.files[place])
+        except OSError as error:
+            raise NoSpace(f"cannot write the bundle {self._directory}: {error.strerror}") from error
+        if order.pipes:
+            self._stdio = self._make_stdio()
+
+    def accept(self, piece: ImagePiece) -> int:
+        """See ports.Restore."""
+        return self._incoming.accept(piece)
+
+    def restore(self) -> None:
+        """See ports.Restore."""
+        argv = self._command.restore(
+            self._container, self._directory, self.room.images, self.room.work, self.room.work / "pid"
+        )
+        with open(self._log, "wb") as log:
+            process = self._tool.start(argv, log, self._stdio)
+            try:
+                status = wait_or_kill(process, limits.RUNTIME_SECONDS)
+            finally:
+                self._close_stdio()
+        if status != 0:
+            raise RuntimeFailed(
+                f"restoring container {self._container} on the target failed: "
+                f"{first_line(chr(10).join(self.room.log_tail('runtime.log')), last=True) or f'status {status}'}",
+                remedy="CRIU's log above names what it cannot restore",
+                log=self.room.log_tail("restore.log") or self.room.log_tail("runtime.log"),
+            )
+        pid = int((self.room.work / "pid").read_text())
+        self._freezer = Freezer.of(pid)  # without asking the runtime, which would start a program
+        self._freezer.freeze(limits.PAUSE_SECONDS)
+
+    def interrupt(self) -> None:
+        """See ports.Restore."""
+        procs.kill_users(str(self.room.directory))
+
+    def release(self) -> None:
+        """See ports.Restore."""
+        self._held().thaw()
+
+    def forget_images(self) -> None:
+        """See ports.Restore."""
+        self.room.remove()
+
+    def discard(self) -> None:
+        """See ports.Restore."""
+        self._close_stdio()
+        procs.wait_unused(str(self.room.directory), limits.PAUSE_SECONDS)
+        if self._log.exists():  # before that, a container of that name is somebody else's, even a broken one
+            self._destroy(self._container, str(self._directory))
+        self.room.remove()
+
+    def _held(self) -> Freezer:
+        """The restored copy's cgroup."""
+        if self._freezer is None:
+            state = self._tool.run(self._command.state(self._container))
+            pid = int(json.loads(state.stdout)["pid"]) if state.returncode == 0 else 0
+            if not pid:
+                raise RuntimeFailed(f"the restored container {self._container} is gone")
+            self._freezer = Freezer.of(pid)
+        return self._freezer
+
+    def _make_stdio(self) -> tuple[int, int, int]:
+        """Pipes for a container that had pipes: nothing to read, and a file that gets what it writes.
+
+        A program between pipe and file outlives the agent. A file alone would not do: CRIU cannot dump a descriptor
+        that points outside of the container, and the container must be able to move on.
+        """
+        nothing, closed = os.pipe()
+        os.close(closed)
+        reader, writer = os.pipe()
+        with open(self._directory / OUTPUT, "ab") as output:
+            subprocess.Popen(["cat"], stdin=reader, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True)
+        os.close(reader)
+        return nothing, writer, writer
+
+    def _close_stdio(self) -> None:
+        if self._stdio is not None:
+            os.close(self._stdio[0])
+            os.close(self._stdio[1])
+            self._stdio = None

@@ -1,0 +1,239 @@
+"""An OCI runtime (runc, or another with the same command line) and CRIU below it (ports.Runtime).
+
+It must not know of networks, peers or the order of a migration. CRIU is told to leave the network alone: the
+container's port is down whenever it is dumped or restored, and CRIU's own lock costs time and stays behind when it is
+killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from migrator import images, leftovers, procs, syscalls
+from migrator.core import bundle, limits, warm
+from migrator.core.argv import RuntimeCommand
+from migrator.core.errors import ContainerNotRunning, ContainerUnknown, RuntimeFailed
+from migrator.core.plan import Container, Order, is_name
+from migrator.core.preflight import HostFacts
+from migrator.dumping import RuntimeDump
+from migrator.freezer import Freezer
+from migrator.restoring import RuntimeRestore
+from migrator.tools import Tool, first_line
+
+CRIU_OPTIONS: Final = "network-lock skip\n"
+
+
+class OciRuntime:
+    """See ports.Runtime."""
+
+    def __init__(self, command: RuntimeCommand, run_directory: Path) -> None:
+        """RUN_DIRECTORY: where rooms for images are made; nothing in it outlives the machine."""
+        self._command = command
+        self._run = run_directory
+        options = run_directory / "criu.conf"
+        options.write_text(CRIU_OPTIONS)
+        self._tool = Tool(CRIU_CONFIG_FILE=str(options))
+
+    def facts(self, host: str, voyfs_problem: str) -> HostFacts:
+        """It also leaves CRIU's cache of kernel features warm, which its first run fills."""
+        criu = first_line(self._tool.output(["criu", "--version"]))
+        check = self._tool.run(["criu", "check"]) if criu else None
+        return HostFacts(
+            name=host,
+            runtime=first_line(self._tool.output(self._command.version())),
+            runtime_program=self._command.program,
+            criu=criu,
+            criu_problem=_last_error(check) if check is not None and check.returncode else "",
+            voyfs_problem=voyfs_problem,
+            memory_free=_memory_available(),
+        )
+
+    def inspect(self, name: str) -> Container:
+        """The container with its config, processes and cgroup."""
+        state = self._state(name)
+        if state is None:
+            raise ContainerUnknown(
+                f"there is no container '{name}' on this host",
+                remedy=f"see '{self._command.program} list' for the names",
+            )
+        if state["status"] != "running":
+            remedy = f"resume it first: {self._command.program} resume {name}" if state["status"] == "paused" else ""
+            raise ContainerNotRunning(
+                f"container '{name}' is {state['status']}, not running", remedy=remedy or "start it first"
+            )
+        pid, directory = int(state["pid"]), Path(state["bundle"])
+        config = _read_config(directory)
+        root = Path(state.get("rootfs") or directory / config.get("root", {}).get("path", "rootfs"))
+        freezer = Freezer.of(pid)
+        return Container(
+            name=name,
+            pid=pid,
+            bundle=str(directory),
+            root=str(root),
+            config=config,
+            cgroup=str(freezer.directory),
+            memory_bytes=sum(map(_resident, freezer.pids())),
+            pipes=tuple(number for number in range(3) if _link(f"/proc/{pid}/fd/{number}").startswith("pipe:")),
+            root_is_directory=root.is_dir(),
+        )
+
+    def exists(self, name: str) -> bool:
+        """Whether a state of that name is kept, also a broken one; a name that no container can have exists nowhere."""
+        return is_name(name) and (self._state_directory(name).exists() or self._state(name) is not None)
+
+    def containers(self) -> list[dict[str, Any]]:
+        """All containers; raises RuntimeFailed."""
+        done = self._tool.checked(self._command.all_states(), "listing containers")
+        return [
+            {key: each.get(key) for key in ("id", "status", "pid", "bundle")}
+            for each in json.loads(done or "null") or []
+        ]
+
+    def host_files(self, container: Container) -> Mapping[str, bytes]:
+        """See ports.Runtime."""
+        found = {}
+        for mount in bundle.bind_mounts(container.config, {}):
+            path = Path(mount.source)
+            if path.is_file() and path.stat().st_size <= bundle.HOST_FILE_BYTES:
+                found[mount.source] = path.read_bytes()
+        return found
+
+    def warm(self, container: Container) -> tuple[list[str], list[str]]:
+        """From /proc of all its processes; large files are only looked up."""
+        maps, opened = [], []
+        for pid in Freezer(Path(container.cgroup)).pids():
+            try:
+                maps.append(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"))
+                opened += [_link(f"/proc/{pid}/{name}") for name in ("cwd", "root", "exe")]
+                opened += [_link(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+            except OSError:
+                continue  # it ended meanwhile
+        fetch, look_up = warm.warm_paths(maps, opened, bundle.mount_points(container.config))
+        return [path for path in fetch if _size(container.root + path) <= limits.WARM_FILE_BYTES], look_up
+
+    def prepare_dump(self, container: Container, migration: str) -> RuntimeDump:
+        """See ports.Runtime."""
+        return RuntimeDump(self._command, self._tool, container, images.Room(self._run / f"dump-{migration}").make())
+
+    def pause(self, container: Container) -> None:
+        """See ports.Runtime."""
+        Freezer(Path(container.cgroup)).freeze(limits.PAUSE_SECONDS)
+
+    def resume(self, container: Container) -> None:
+        """See ports.Runtime."""
+        Freezer(Path(container.cgroup)).thaw()
+
+    def destroy(self, name: str, bundle: str) -> None:
+        """See ports.Runtime. Also what a killed restore has left of one: tasks, groups, a state that is none.
+
+        What is mounted below its state goes first: CRIU binds the container's root there, and a runtime that deletes
+        the state deletes the root's contents through it.
+        """
+        directory = self._state_directory(name)
+        done = self._tool.run(self._command.state(name))
+        state = json.loads(done.stdout) if done.returncode == 0 else {}
+        if state and os.path.realpath(state["bundle"]) != os.path.realpath(bundle):
+            return
+        try:
+            syscalls.unmount_below(str(directory))
+        except OSError as error:
+            raise RuntimeFailed(
+                f"cannot unmount what is below {directory}: {error.strerror}",
+                remedy=f"unmount it, and only then delete container {name}",
+            ) from error
+        pid = int(state.get("pid") or 0)
+        if pid > 0 and Path(f"/proc/{pid}").exists():
+            Freezer.of(pid).kill(limits.PAUSE_SECONDS)
+        if done.returncode == 0:
+            self._tool.checked(self._command.delete(name), f"deleting container {name}")
+        elif directory.exists():
+            leftovers.remove_groups(name, limits.PAUSE_SECONDS)
+            leftovers.remove_state(directory)
+
+    def settle(self, migration: str) -> None:
+        """See ports.Runtime. CRIU is waited for and not killed: a task that it leaves half-way is lost."""
+        room = images.Room(self._run / f"dump-{migration}")
+        procs.wait_unused(str(room.directory), limits.RUNTIME_SECONDS)
+        room.remove()
+
+    def prepare_restore(self, order: Order, directory: str, config: Mapping[str, Any]) -> RuntimeRestore:
+        """See ports.Runtime."""
+        restore = self._restore(order.migration, order.container, directory)
+        restore.room.make()
+        try:
+            restore.make_bundle(config, order)
+        except BaseException:
+            restore.room.remove()
+            raise
+        return restore
+
+    def adopt_restore(self, migration: str, container: str, directory: str) -> RuntimeRestore:
+        """See ports.Runtime."""
+        return self._restore(migration, container, directory)
+
+    def _restore(self, migration: str, container: str, directory: str) -> RuntimeRestore:
+        room = images.Room(self._run / f"restore-{migration}")
+        return RuntimeRestore(self._command, self._tool, container, Path(directory), room, self.destroy)
+
+    def _state(self, name: str) -> dict[str, Any] | None:
+        """None: there is no such container. Raises RuntimeFailed where the runtime cannot tell."""
+        if not is_name(name):
+            return None
+        done = self._tool.run(self._command.state(name))
+        if done.returncode == 0:
+            state: dict[str, Any] = json.loads(done.stdout)
+            return state
+        if not self._state_directory(name).exists():
+            return None
+        raise RuntimeFailed(f"{self._command.program} cannot tell the state of {name}: {_last_error(done)}")
+
+    def _state_directory(self, name: str) -> Path:
+        root = self._command.root
+        return Path(root) / name if root else Path("/run", self._command.program.rpartition("/")[2], name)
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RuntimeFailed(f"cannot read {directory}/config.json: {error}") from error
+    return config
+
+
+def _last_error(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line]
+    return (errors or lines or [f"status {done.returncode}"])[0].strip()
+
+
+def _memory_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

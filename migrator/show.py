@@ -1,0 +1,124 @@
+"""Shows migrations to people: live while they run, and the timeline at the end.
+
+It must not know where the events come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from migrator.core.timeline import human_bytes, milliseconds, rows
+
+PHASES: Final = ("prepare", "freeze", "dump", "restore", "commit", "hydrate", "detach")
+
+
+class Screen:
+    """One migration: a line a phase, rewritten on a terminal, else printed as each phase ends."""
+
+    def __init__(self, console: Console) -> None:
+        """Use as a context manager around the events."""
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._states: dict[str, str] = {}
+        self._note = ""
+
+    def __enter__(self) -> Screen:
+        """Take the terminal."""
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        """Leave the lines as they are last."""
+        if self._live is not None:
+            self._live.__exit__(*exception)
+            self._console.print(self._table())
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Take one event in."""
+        line = self._line(event)
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+        elif line:
+            self._console.print(line, soft_wrap=True)
+
+    def _line(self, event: Mapping[str, Any]) -> str:
+        match event["event"]:
+            case "started":
+                return f"migration {event['migration']}: {event['container']} to {event['target']}"
+            case "phase" if event["state"] == "begin":
+                self._states[event["phase"]] = "..."
+                return ""
+            case "phase":
+                moved = f", {human_bytes(event['bytes'])}" if event["bytes"] else ""
+                self._states[event["phase"]] = f"{milliseconds(event['seconds'])}{moved}"
+                return f"{event['phase']}: {self._states[event['phase']]}"
+            case "progress":
+                self._states[event["phase"]] = _progress(event)
+                return ""
+            case "opened":
+                down = event["downtime_s"]
+                self._note = "runs on the target" + (f"; it stood still for {milliseconds(down)}" if down else "")
+            case "waiting":
+                self._note = f"waiting: {event['why']}"
+            case "note":
+                self._note = event["text"]
+            case "failed":
+                self._note = f"failed in {event['phase']}; going back"
+            case _:
+                return ""
+        return self._note
+
+    def _table(self) -> Table:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for phase in (*PHASES, *(name for name in self._states if name not in PHASES)):
+            table.add_row(phase, self._states.get(phase, ""))
+        table.add_row("", self._note)
+        return table
+
+
+def _progress(event: Mapping[str, Any]) -> str:
+    present, total = event["bytes_present"], event["bytes_total"]
+    eta = f", {event['eta']:.0f} s left" if event.get("eta") is not None else ""
+    share = f"{100 * present // total}% " if total else ""
+    return f"{share}({human_bytes(present)} of {human_bytes(total)}), {human_bytes(event['rate'])}/s{eta}"
+
+
+def print_result(console: Console, result: Mapping[str, Any]) -> None:
+    """The end of a successful migration."""
+    timeline = result["timeline"]
+    table = Table(box=None)
+    for title, side in (("phase", "left"), ("start", "right"), ("duration", "right"), ("bytes", "right")):
+        table.add_column(title, justify="right" if side == "right" else "left")
+    for row in rows(timeline):
+        table.add_row(*row)
+    console.print(table)
+    down = timeline["downtime_s"]
+    if down is not None:
+        console.print(f"downtime: {milliseconds(down)} (from the pause to the open network)")
+
+
+def print_migrations(console: Console, migrations: Sequence[Mapping[str, Any]]) -> None:
+    """A table of what is known of migrations."""
+    table = Table(box=None)
+    for title in ("migration", "container", "side", "peer", "phase", "error"):
+        table.add_column(title)
+    for each in migrations:
+        error = (each.get("error") or {}).get("error", "")
+        table.add_row(each["migration"], each["container"], each["side"], each["peer"], each["phase"], error)
+    console.print(table)
+
+
+def print_containers(console: Console, containers: Sequence[Mapping[str, Any]]) -> None:
+    """A table of this host's containers."""
+    table = Table(box=None)
+    for title in ("container", "status", "pid", "bundle"):
+        table.add_column(title)
+    for each in containers:
+        table.add_row(*(str(each[key] or "") for key in ("id", "status", "pid", "bundle")))
+    console.print(table)

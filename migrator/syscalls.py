@@ -1,0 +1,111 @@
+"""The system calls that Python has no name for, or not yet: setns, mount, inotify.
+
+They raise plain `OSError`. It must not know what they are used for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+CLONE_NEWNET: Final = 0x40000000
+MNT_DETACH: Final = 2
+MS_BIND: Final = 4096
+IN_CLOSE_WRITE: Final = 0x8
+
+_EVENT: Final = struct.Struct("iIII")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Move the calling thread into a namespace."""
+    _checked(_libc.setns(descriptor, kind), "setns")
+
+
+def unshare(kind: int) -> None:
+    """Move the calling thread into a new namespace."""
+    _checked(_libc.unshare(kind), "unshare")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """mount(2)."""
+    words = [os.fsencode(word) for word in (source, target, kind, options)]
+    _checked(_libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount on {target}")
+
+
+def unmount(target: str) -> None:
+    """Take a mount out of the tree at once; it ends when its last user does."""
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"unmount {target}")
+
+
+def mount_points() -> list[str]:
+    """Where something is mounted, in this mount namespace, in the order of mounting."""
+    return [_unescape(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
+def devices_at(directory: str) -> list[int]:
+    """Minor device numbers of what is mounted at a directory: of a FUSE mount, the number of its connection."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [int(words[2].partition(":")[2]) for words in lines if _unescape(words[4]) == directory]
+
+
+def mounts_below(directory: str) -> list[str]:
+    """Mount points at or below a directory, the last mounted first: the order in which they can be unmounted."""
+    place = os.path.realpath(directory)
+    return [point for point in reversed(mount_points()) if point == place or point.startswith(place + "/")]
+
+
+def unmount_below(directory: str) -> None:
+    """Unmount everything at or below a directory; raises OSError if anything stays."""
+    for point in mounts_below(directory):
+        unmount(point)
+    if left := mounts_below(directory):
+        raise OSError(16, "still mounted", left[0])
+
+
+def _unescape(text: str) -> str:
+    for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+class Watch:
+    """inotify: names of the files of one directory that a writer has just closed."""
+
+    def __init__(self, directory: str) -> None:
+        """What is closed from now on is seen."""
+        self.descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify")
+        try:
+            _checked(_libc.inotify_add_watch(self.descriptor, os.fsencode(directory), IN_CLOSE_WRITE), directory)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+
+    def names(self) -> Iterator[str]:
+        """Those closed since the last call; does not wait. A name may come more than once."""
+        while True:
+            try:
+                events = os.read(self.descriptor, 1 << 16)
+            except BlockingIOError:
+                return
+            position = 0
+            while position < len(events):
+                _, _, _, length = _EVENT.unpack_from(events, position)
+                position += _EVENT.size
+                yield os.fsdecode(events[position : position + length].rstrip(b"\0"))
+                position += length
+
+    def close(self) -> None:
+        """End."""
+        os.close(self.descriptor)

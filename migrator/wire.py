@@ -1,0 +1,250 @@
+"""Between the values of the core and the messages of protos/migrator.proto, both ways; and errors as metadata.
+
+It must not know who calls whom.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from migrator.core.errors import MigratorError, PeerRefused, PeerUnreachable, by_kind
+from migrator.core.identity import Address, Identity, Route
+from migrator.core.plan import ImagePiece, Order, Progress
+from migrator.core.preflight import HostFacts, TargetFacts
+from migrator.core.timeline import Measured
+from migrator.generated import migrator_pb2 as pb
+from migrator.ports import Report
+
+KIND, REMEDY, LOG = "migrator-kind", "migrator-remedy-bin", "migrator-log-bin"
+
+
+def identity_to_wire(identity: Identity | None) -> pb.Identity | None:
+    """Absent stays absent."""
+    if identity is None:
+        return None
+    return pb.Identity(
+        namespace=identity.namespace,
+        name=identity.name,
+        mac=identity.mac,
+        mtu=identity.mtu,
+        addresses=[pb.Address(address=each.address, prefix=each.prefix) for each in identity.addresses],
+        routes=[
+            pb.Route(
+                destination=each.destination,
+                gateway=each.gateway,
+                onlink=each.onlink,
+                metric=each.metric,
+                source=each.source,
+            )
+            for each in identity.routes
+        ],
+        port=identity.port,
+        port_mac=identity.port_mac,
+        bridge=identity.bridge,
+        index=identity.index,
+    )
+
+
+def identity_from_wire(message: pb.Identity) -> Identity:
+    """See `identity_to_wire`."""
+    return Identity(
+        namespace=message.namespace,
+        name=message.name,
+        mac=message.mac,
+        mtu=message.mtu,
+        addresses=tuple(Address(each.address, each.prefix) for each in message.addresses),
+        routes=tuple(
+            Route(each.destination, each.gateway, each.onlink, each.metric, each.source) for each in message.routes
+        ),
+        port=message.port,
+        port_mac=message.port_mac,
+        bridge=message.bridge,
+        index=message.index,
+    )
+
+
+def order_to_wire(order: Order) -> pb.PrepareRequest:
+    """Paths are bytes on the wire: a file's name need not be text."""
+    return pb.PrepareRequest(
+        migration=order.migration,
+        container=order.container,
+        config=json.dumps(order.config).encode(),
+        identity=identity_to_wire(order.identity),
+        export=order.export,
+        fetch=map(os.fsencode, order.fetch),
+        look_up=map(os.fsencode, order.look_up),
+        files=order.files,
+        pipes=order.pipes,
+        image_bytes=order.image_bytes,
+        source_agent=order.source_agent,
+    )
+
+
+def order_from_wire(message: pb.PrepareRequest) -> Order:
+    """See `order_to_wire`."""
+    return Order(
+        migration=message.migration,
+        container=message.container,
+        config=json.loads(message.config),
+        identity=identity_from_wire(message.identity) if message.HasField("identity") else None,
+        export=message.export,
+        fetch=tuple(map(os.fsdecode, message.fetch)),
+        look_up=tuple(map(os.fsdecode, message.look_up)),
+        files=dict(message.files),
+        pipes=tuple(message.pipes),
+        image_bytes=message.image_bytes,
+        source_agent=message.source_agent,
+    )
+
+
+def facts_to_wire(facts: TargetFacts) -> pb.ProbeReply:
+    """What a target says of itself."""
+    return pb.ProbeReply(
+        runtime=facts.host.runtime,
+        runtime_program=facts.host.runtime_program,
+        criu=facts.host.criu,
+        criu_problem=facts.host.criu_problem,
+        voyfs_problem=facts.host.voyfs_problem,
+        memory_free=facts.host.memory_free,
+        container_taken=facts.container_taken,
+        directory=facts.directory,
+        directory_taken=facts.directory_taken,
+        namespace_taken=facts.namespace_taken,
+        port_taken=facts.port_taken,
+        bridge_present=facts.bridge_present,
+        addresses_taken=facts.addresses_taken,
+        disk_free=facts.disk_free,
+    )
+
+
+def facts_from_wire(message: pb.ProbeReply) -> TargetFacts:
+    """See `facts_to_wire`."""
+    return TargetFacts(
+        host=HostFacts(
+            name="target",
+            runtime=message.runtime,
+            runtime_program=message.runtime_program,
+            criu=message.criu,
+            criu_problem=message.criu_problem,
+            voyfs_problem=message.voyfs_problem,
+            memory_free=message.memory_free,
+        ),
+        container_taken=message.container_taken,
+        directory=message.directory,
+        directory_taken=message.directory_taken,
+        namespace_taken=message.namespace_taken,
+        port_taken=message.port_taken,
+        bridge_present=message.bridge_present,
+        addresses_taken=tuple(message.addresses_taken),
+        disk_free=message.disk_free,
+    )
+
+
+def piece_to_wire(migration: str, piece: ImagePiece) -> pb.ImagePiece:
+    """The name of the migration goes with each: it costs nothing beside the data."""
+    return pb.ImagePiece(
+        migration=migration,
+        name=piece.name,
+        offset=piece.offset,
+        data=piece.data,
+        last=piece.last,
+        digest=piece.digest,
+    )
+
+
+def piece_from_wire(message: pb.ImagePiece) -> ImagePiece:
+    """See `piece_to_wire`."""
+    return ImagePiece(message.name, message.offset, message.data, message.last, message.digest)
+
+
+def restore_to_wire(migration: str, touched: Mapping[str, int]) -> pb.RestoreRequest:
+    """Paths are bytes, as in an order."""
+    return pb.RestoreRequest(
+        migration=migration,
+        touched=[pb.Touched(path=os.fsencode(path), mtime_ns=time) for path, time in touched.items()],
+    )
+
+
+def touched_from_wire(message: pb.RestoreRequest) -> dict[str, int]:
+    """See `restore_to_wire`."""
+    return {os.fsdecode(each.path): each.mtime_ns for each in message.touched}
+
+
+def report_to_wire(report: Report) -> pb.Report:
+    """What was measured."""
+    return pb.Report(
+        steps=[
+            pb.Step(name=step.name, offset=step.offset, seconds=step.seconds, bytes=step.bytes) for step in report.steps
+        ],
+        ago=report.ago,
+        bytes=report.bytes,
+    )
+
+
+def report_from_wire(message: pb.Report) -> Report:
+    """See `report_to_wire`."""
+    steps = tuple(Measured(step.name, step.offset, step.seconds, step.bytes) for step in message.steps)
+    return Report(steps, message.ago, message.bytes)
+
+
+def progress_to_wire(progress: Progress) -> pb.Progress:
+    """How far the disk is."""
+    return pb.Progress(**progress.to_json())
+
+
+def progress_from_wire(message: pb.Progress) -> Progress:
+    """See `progress_to_wire`."""
+    return Progress(
+        bytes_present=message.bytes_present,
+        bytes_total=message.bytes_total,
+        files_present=message.files_present,
+        files_total=message.files_total,
+        fetched_bytes=message.fetched_bytes,
+        rate=message.rate,
+        eta=message.eta if message.HasField("eta") else None,
+        complete=message.complete,
+    )
+
+
+def error_to_metadata(error: MigratorError) -> tuple[tuple[str, str | bytes], ...]:
+    """An error's parts beside its message."""
+    return (
+        (KIND, error.kind),
+        (REMEDY, error.remedy.encode()),
+        (LOG, "\n".join(error.log).encode(errors="replace")[-_LOG_BYTES:]),
+    )
+
+
+_LOG_BYTES = 4096  # HTTP/2 peers accept 8 KiB of metadata by default
+
+
+def error_from_rpc(error: grpc.RpcError, address: str) -> MigratorError:
+    """The error that the peer raised, or what became of the call."""
+    assert isinstance(error, grpc.Call)
+    found: Mapping[str, Any] = dict(_metadata(error))
+    if kind := found.get(KIND):
+        log: Sequence[str] = found.get(LOG, b"").decode(errors="replace").splitlines()
+        return by_kind(str(kind), error.details() or "", remedy=found.get(REMEDY, b"").decode(), log=log)
+    details = " ".join((error.details() or error.code().name).split())
+    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return PeerRefused(f"the agent at {address} refuses us: {details}")
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return PeerUnreachable(
+            f"the agent at {address} does not answer: {_reason(details)}",
+            remedy="is 'migrator agent' running there, and the address right?",
+        )
+    return MigratorError(f"the agent at {address} failed: {details}")
+
+
+def _metadata(error: grpc.Call) -> list[tuple[str, Any]]:
+    return [(str(key), value) for key, value in (error.trailing_metadata() or ())]
+
+
+def _reason(details: str) -> str:
+    """The last cause that gRPC names, without its addresses and internals."""
+    return details.rpartition("last error: ")[2].rpartition(": ")[2] or details

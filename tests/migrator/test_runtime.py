@@ -1,0 +1,87 @@
+"""The runtime's adapter over a runtime that only answers and remembers: what it destroys, and what it never does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from migrator.core.argv import RuntimeCommand
+from migrator.runc import OciRuntime
+
+
+class Told:
+    """A runtime that knows one container, of the bundle it is told; `calls` has what it was asked to do."""
+
+    def __init__(self, directory: Path) -> None:
+        """Everything in DIRECTORY."""
+        self._directory = directory
+        self.program = directory / "runtime"
+        self.program.write_text(
+            f"#!/bin/sh\nwhile [ $# -gt 0 ]; do case $1 in\n--root) shift ;;\n"
+            f"state) cat {directory}/state 2>/dev/null; exit $? ;;\n*) echo $* >>{directory}/calls; exit ;;\n"
+            "esac; shift; done\n"
+        )
+        self.program.chmod(0o755)
+        (directory / "root").mkdir()
+        self.runtime = OciRuntime(RuntimeCommand(str(self.program), directory / "root"), directory)
+
+    def has(self, bundle: Path) -> None:
+        """There is one now, stopped."""
+        (self._directory / "root/box").mkdir(exist_ok=True)
+        (self._directory / "state").write_text(json.dumps({"id": "box", "pid": 0, "bundle": str(bundle)}))
+
+    def breaks(self) -> None:
+        """Its state is none any more."""
+        (self._directory / "state").unlink()
+        (self._directory / "root/box/junk").touch()
+
+    @property
+    def calls(self) -> list[str]:
+        """In their order."""
+        path = self._directory / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    return Told(tmp_path)
+
+
+def test_destroys_the_container_of_that_bundle_alone(told: Told, tmp_path: Path) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    ours.mkdir()
+    (tmp_path / "link").symlink_to(ours)
+    told.has(other)
+    told.runtime.destroy("box", str(ours))
+    assert told.calls == []
+    told.has(tmp_path / "link")
+    told.runtime.destroy("box", str(ours))
+    assert told.calls == ["delete --force box"]
+
+
+def test_a_restore_that_never_began_destroys_nothing(told: Told, tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    restore = told.runtime.adopt_restore("m1", "box", str(ours))
+    told.has(ours)
+    told.breaks()
+    restore.discard()
+    assert (tmp_path / "root/box/junk").exists()
+
+
+def test_a_restore_that_began_takes_away_what_it_left(told: Told, tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    restore = told.runtime.adopt_restore("m1", "box", str(ours))
+    told.has(tmp_path / "other")
+    restore.room.work.mkdir(parents=True)
+    (restore.room.work / "runtime.log").touch()
+    restore.room.remove = lambda: None  # type: ignore[method-assign]  # it is no mount here
+    restore.discard()
+    assert told.calls == []
+    told.has(ours)
+    restore.discard()
+    assert told.calls == ["delete --force box"]
+    told.breaks()
+    restore.discard()
+    assert not (tmp_path / "root/box").exists()

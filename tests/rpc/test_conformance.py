@@ -1,0 +1,383 @@
+"""One suite for every `BlockSource`: the fake, the fake behind a fault wrapper, and gRPC."""
+
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import trio
+import xxhash
+
+from tests.fakes.source import FaultySource, MemorySource
+from tests.rpc.support import entry_at, in_trio, joined, serving, whole
+from voyfs.core.errors import SourceChanged
+from voyfs.core.extents import Extent
+from voyfs.core.limits import FETCH_BYTES, STAT_PATHS
+from voyfs.ports import BlockSource, Digested, Listing
+from voyfs.rpc.client import GrpcSource
+from voyfs.rpc.loss import SourceLoss
+
+BIG = os.urandom(3 * 1024 * 1024 + 12345)
+
+
+class World(Protocol):
+    """A tree that a source offers, and the ways in which it changes."""
+
+    def source(self) -> Any: ...
+    def directory(self, path: bytes) -> None: ...
+    def file(self, path: bytes, data: bytes) -> None: ...
+    def sparse(self, path: bytes, size: int, parts: Sequence[tuple[int, bytes]]) -> None: ...
+    def symlink(self, path: bytes, target: bytes) -> None: ...
+    def fifo(self, path: bytes) -> None: ...
+    def device(self, path: bytes, rdev: int) -> None: ...
+    def link(self, existing: bytes, path: bytes) -> None: ...
+    def xattr(self, path: bytes, name: bytes, value: bytes) -> None: ...
+    def remove(self, path: bytes) -> None: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self.memory = MemorySource()
+
+    def source(self) -> Any:
+        return self.memory
+
+    def directory(self, path: bytes) -> None:
+        self.memory.add_directory(path)
+
+    def file(self, path: bytes, data: bytes) -> None:
+        try:
+            self.memory.node(path)
+        except KeyError:
+            self.memory.add_file(path, data)
+        else:
+            self.memory.write(path, data)
+
+    def sparse(self, path: bytes, size: int, parts: Sequence[tuple[int, bytes]]) -> None:
+        self.memory.add_sparse(path, size, parts)
+
+    def symlink(self, path: bytes, target: bytes) -> None:
+        self.memory.add_symlink(path, target)
+
+    def fifo(self, path: bytes) -> None:
+        self.memory.add_special(path, stat.S_IFIFO | 0o644)
+
+    def device(self, path: bytes, rdev: int) -> None:
+        self.memory.add_special(path, stat.S_IFCHR | 0o600, rdev)
+
+    def link(self, existing: bytes, path: bytes) -> None:
+        self.memory.add_link(existing, path)
+
+    def xattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        self.memory.set_xattr(path, name, value)
+
+    def remove(self, path: bytes) -> None:
+        self.memory.remove(path)
+
+
+class WrappedWorld(MemoryWorld):
+    def source(self) -> Any:
+        return FaultySource(self.memory)
+
+
+class GrpcWorld:
+    def __init__(self, top: Path, stack: ExitStack) -> None:
+        self._top = os.fsencode(top)
+        self._server = stack.enter_context(serving(top))
+
+    def source(self) -> Any:
+        return GrpcSource(str(self._server.address), loss=SourceLoss(5))
+
+    def _at(self, path: bytes) -> bytes:
+        return self._top + b"/" + path
+
+    def directory(self, path: bytes) -> None:
+        os.mkdir(self._at(path))
+
+    def file(self, path: bytes, data: bytes) -> None:
+        with open(self._at(path), "wb") as file:
+            file.write(data)
+
+    def sparse(self, path: bytes, size: int, parts: Sequence[tuple[int, bytes]]) -> None:
+        with open(self._at(path), "wb") as file:
+            file.truncate(size)
+            for offset, data in parts:
+                file.seek(offset)
+                file.write(data)
+
+    def symlink(self, path: bytes, target: bytes) -> None:
+        os.symlink(target, self._at(path))
+
+    def fifo(self, path: bytes) -> None:
+        os.mkfifo(self._at(path))
+
+    def device(self, path: bytes, rdev: int) -> None:
+        os.mknod(self._at(path), stat.S_IFCHR | 0o600, rdev)
+
+    def link(self, existing: bytes, path: bytes) -> None:
+        os.link(self._at(existing), self._at(path))
+
+    def xattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        os.setxattr(self._at(path), name, value, follow_symlinks=False)
+
+    def remove(self, path: bytes) -> None:
+        os.unlink(self._at(path))
+
+
+@pytest.fixture(params=["memory", "wrapped", "grpc"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        if request.param == "memory":
+            yield MemoryWorld()
+        elif request.param == "wrapped":
+            yield WrappedWorld()
+        else:
+            yield GrpcWorld(tmp_path, stack)
+
+
+def conforms(
+    test: Callable[[World, BlockSource], Awaitable[None]],
+) -> Callable[[World], None]:
+    """A test of the suite: it is given the world and a source of it."""
+
+    @in_trio
+    async def run(world: World) -> None:
+        source = world.source()
+        try:
+            await test(world, source)
+        finally:
+            await source.close()
+
+    def suite(world: World) -> None:
+        run(world)
+
+    suite.__doc__ = test.__doc__
+    return suite
+
+
+@conforms
+async def test_attach_tells_the_same_identity_and_root_each_time(world: World, source: BlockSource) -> None:
+    first = await source.attach()
+    second = await source.attach()
+    assert len(first.export_id) == 16
+    assert first.export_id == second.export_id
+    assert first.root.is_directory
+    assert first.root.name == b""
+    assert source.reachable
+
+
+@conforms
+async def test_a_directory_lists_every_kind_of_entry(world: World, source: BlockSource) -> None:
+    world.directory(b"dir")
+    world.file(b"file", b"content")
+    world.symlink(b"sym", b"../no/where")
+    world.fifo(b"fifo")
+    world.device(b"dev", os.makedev(10, 229))
+    world.link(b"file", b"dir/hard")
+    world.file(b"\xff\xfe not unicode\n", b"")
+    world.xattr(b"file", b"user.colour", b"\x00blue\xff")
+    root = (await source.attach()).root
+    listing = await source.list_directory(b"", root.version.inode)
+    assert (listing.path, listing.inode, listing.problem) == (b"", root.version.inode, None)
+    entries = {entry.name: entry for entry in listing.entries}
+    assert len(entries) == len(listing.entries) == 6
+    assert entries[b"dir"].is_directory
+    assert entries[b"sym"].is_symlink
+    assert entries[b"sym"].target == b"../no/where"
+    assert stat.S_ISFIFO(entries[b"fifo"].mode)
+    assert stat.S_ISCHR(entries[b"dev"].mode)
+    assert entries[b"dev"].rdev == os.makedev(10, 229)
+    file = entries[b"file"]
+    assert (file.is_file, file.size, file.nlink) == (True, 7, 2)
+    assert (b"user.colour", b"\x00blue\xff") in file.xattrs
+    (hard,) = (await source.list_directory(b"dir", 0)).entries
+    assert (hard.name, hard.device, hard.version) == (b"hard", file.device, file.version)
+
+
+@conforms
+async def test_another_directory_of_that_name_is_a_change(world: World, source: BlockSource) -> None:
+    world.directory(b"dir")
+    world.file(b"file", b"")
+    inode = (await source.list_directory(b"dir", 0)).inode
+    assert (await source.list_directory(b"dir", inode)).entries == ()
+    for path, expected in ((b"dir", inode + 1), (b"gone", 0), (b"file", 0), (b"file/x", 0)):
+        with pytest.raises(SourceChanged):
+            await source.list_directory(path, expected)
+
+
+async def _walked(source: BlockSource, path: bytes) -> list[Listing]:
+    async with source.walk(path) as listings:
+        return [listing async for listing in listings]
+
+
+@conforms
+async def test_a_walk_tells_every_directory_once_parents_first(world: World, source: BlockSource) -> None:
+    for path in (b"a", b"a/b", b"a/b/c", b"d", b"d/e"):
+        world.directory(path)
+        world.file(path + b"/file", path)
+    listings = await _walked(source, b"")
+    paths = [listing.path for listing in listings]
+    assert sorted(paths) == [b"", b"a", b"a/b", b"a/b/c", b"d", b"d/e"]
+    for path in paths[1:]:
+        assert path.rpartition(b"/")[0] in paths[: paths.index(path)]
+    for listing in listings:
+        assert listing == await source.list_directory(listing.path, listing.inode)
+    below = await _walked(source, b"a/b")
+    assert [listing.path for listing in below] == [b"a/b", b"a/b/c"]
+
+
+@conforms
+async def test_a_walk_can_be_left_and_tells_of_what_it_cannot_read(world: World, source: BlockSource) -> None:
+    for number in range(50):
+        world.directory(b"%d" % number)
+    async with source.walk(b"") as listings:
+        async for listing in listings:
+            assert listing.path == b""
+            break
+    (lost,) = await _walked(source, b"lost")
+    assert lost.problem is not None
+    assert lost.entries == ()
+
+
+@conforms
+async def test_any_ranges_of_a_file_are_its_bytes(world: World, source: BlockSource) -> None:
+    world.file(b"big", BIG)
+    version = (await entry_at(source, b"big")).version
+    for extents in (
+        [Extent(0, 1)],
+        [Extent(0, FETCH_BYTES)],
+        [Extent(1, 2), Extent(2, 3), Extent(100_000, 1_500_001)],
+        [Extent(len(BIG) - 7, len(BIG))],
+        [Extent(1_000_000, 2_500_000), Extent(len(BIG) - 100_000, len(BIG))],
+        [],
+    ):
+        pieces = await source.fetch(b"big", version, extents)
+        position = [n for extent in extents for n in (extent.start, extent.stop)]
+        assert joined(pieces) == b"".join(BIG[e.start : e.stop] for e in extents)
+        assert all(piece.data is not None for piece in pieces)
+        starts = [piece.start for piece in pieces]
+        assert starts == sorted(starts)
+        assert position == [] or starts[0] == position[0]
+
+
+@conforms
+async def test_holes_stay_holes(world: World, source: BlockSource) -> None:
+    block = os.urandom(65536)
+    world.sparse(b"sparse", 1 << 30, [(1 << 20, block), ((1 << 30) - 65536, block)])
+    version = (await entry_at(source, b"sparse")).version
+    size = 2 << 20
+    pieces = await source.fetch(b"sparse", version, [Extent(0, size)])
+    assert joined(pieces) == bytes(1 << 20) + block + bytes(size - (1 << 20) - 65536)
+    assert sum(piece.length for piece in pieces if piece.data is None) == size - 65536
+    (hole,) = await source.fetch(b"sparse", version, [Extent(123, size - (1 << 20))])
+    assert (hole.start, hole.length, hole.data) == (123, (1 << 20) - 123, None)
+    end = await source.fetch(b"sparse", version, [Extent((1 << 30) - 65536, 1 << 30)])
+    assert joined(end) == block
+
+
+@conforms
+async def test_a_changed_replaced_or_removed_file_is_a_change(world: World, source: BlockSource) -> None:
+    world.file(b"file", b"one")
+    world.file(b"other", b"one")
+    world.directory(b"dir")
+    before = (await entry_at(source, b"file")).version
+    assert await whole(source, b"file") == b"one"
+    world.file(b"file", b"two")
+    with pytest.raises(SourceChanged):
+        await source.fetch(b"file", before, [Extent(0, 3)])
+    assert await whole(source, b"file") == b"two"
+    for path in (b"other", b"dir", b"none", b"file/below"):
+        with pytest.raises(SourceChanged):
+            await source.fetch(path, before, [Extent(0, 3)])
+    now = (await entry_at(source, b"file")).version
+    world.remove(b"file")
+    with pytest.raises(SourceChanged):
+        await source.fetch(b"file", now, [Extent(0, 3)])
+
+
+@conforms
+async def test_stat_tells_of_each_path_in_order(world: World, source: BlockSource) -> None:
+    world.directory(b"dir")
+    world.file(b"dir/file", b"12345")
+    world.symlink(b"sym", b"dir")
+    found = await source.stat([b"dir/file", b"none", b"", b"sym", b"sym/file", b"dir/file/x"])
+    file, none, root, sym, through, below = found
+    assert file is not None
+    assert (file.name, file.size) == (b"", 5)
+    assert (none, below) == (None, None)
+    assert root is not None
+    assert root.is_directory
+    assert sym is not None
+    assert sym.is_symlink
+    assert through is None
+    assert await source.stat([]) == []
+    many = await source.stat([b"dir/file"] * STAT_PATHS)
+    assert many == [file] * STAT_PATHS
+
+
+@conforms
+async def test_digests_cover_everything_parents_first(world: World, source: BlockSource) -> None:
+    world.directory(b"dir")
+    world.file(b"dir/big", BIG)
+    world.file(b"empty", b"")
+    world.sparse(b"sparse", 1 << 20, [(4096, b"x" * 4096)])
+    world.symlink(b"sym", b"dir")
+    async with source.digest(b"") as digests:
+        found = {digested.path: digested async for digested in digests}
+    content = {
+        b"dir/big": BIG,
+        b"empty": b"",
+        b"sparse": bytes(4096) + b"x" * 4096 + bytes((1 << 20) - 8192),
+    }
+    assert sorted(found) == [b"", b"dir", b"dir/big", b"empty", b"sparse", b"sym"]
+    assert next(iter(found)) == b""
+    for path, digested in found.items():
+        assert digested.problem is None
+        assert digested.entry is not None
+        expected = xxhash.xxh3_128(content[path]).digest() if path in content else b""
+        assert digested.content == expected, path
+    async with source.digest(b"dir/big") as digests:
+        below: list[Digested] = [digested async for digested in digests]
+    assert [digested.path for digested in below] == [b"dir/big"]
+
+
+@conforms
+async def test_what_no_caller_should_ask_is_an_error_of_the_caller(world: World, source: BlockSource) -> None:
+    world.file(b"big", BIG)
+    version = (await entry_at(source, b"big")).version
+    for extents in (
+        [Extent(0, FETCH_BYTES + 1)],
+        [Extent(5, 5)],
+        [Extent(10, 20), Extent(15, 30)],
+        [Extent(20, 30), Extent(0, 10)],
+        [Extent(0, len(BIG) + 1)],
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            await source.fetch(b"big", version, extents)
+    with pytest.raises(ValueError, match=r"."):
+        await source.stat([b""] * (STAT_PATHS + 1))
+    for path in (b"/etc", b"..", b"a/../b", b"a//b", b"a/", b".", b"x\0y", b"n" * 256):
+        with pytest.raises(ValueError, match=r"."):
+            await source.list_directory(path, 0)
+        with pytest.raises(ValueError, match=r"."):
+            await source.fetch(path, version, [Extent(0, 1)])
+
+
+@conforms
+async def test_a_cancelled_call_ends_at_once(world: World, source: BlockSource) -> None:
+    world.file(b"big", BIG)
+    version = (await entry_at(source, b"big")).version
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await source.fetch(b"big", version, [Extent(0, FETCH_BYTES)])
+    assert scope.cancelled_caught
+    assert joined(await source.fetch(b"big", version, [Extent(0, 100)])) == BIG[:100]
+
+
+@conforms
+async def test_release_is_answered(world: World, source: BlockSource) -> None:
+    await source.release()
+    assert source.reachable

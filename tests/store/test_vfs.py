@@ -1,0 +1,235 @@
+"""Semantics and fetching together, on a source in memory whose calls can be held and failed."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.fakes.source import FaultySource, MemorySource
+from tests.store.support import in_thread, in_trio
+from voyfs.core.errors import SourceChanged, SourceUnreachable
+from voyfs.core.limits import CHUNK
+from voyfs.hydrator import Hydrator
+from voyfs.store.store import Store
+from voyfs.store.tree import ROOT
+from voyfs.vfs import Owner, Vfs
+
+OWNER = Owner(0, 0, 0o022)
+CONTENT = bytes(index // 512 % 251 for index in range(6 * CHUNK))
+
+
+class Mounted:
+    def __init__(self, store: Store, source: MemorySource, faulty: FaultySource) -> None:
+        self.store = store
+        self.source = source
+        self.faulty = faulty
+        self.hydrator = Hydrator(store, faulty)
+        self.vfs = Vfs(store, self.hydrator)
+        self.fetched = 0
+
+    async def look(self, path: str) -> int:
+        ino = ROOT
+        for part in path.encode().split(b"/"):
+            ino = (await self.vfs.lookup(ino, part)).ino
+        return ino
+
+    async def read(self, ino: int) -> bytes:
+        size = self.vfs.getattr(ino).size
+        return bytes(await self.vfs.read(ino, 0, size + 1))
+
+
+@asynccontextmanager
+async def mounted(path: Path) -> AsyncIterator[Mounted]:
+    source = MemorySource()
+    source.add_file(b"f", CONTENT)
+    source.add_directory(b"d")
+    source.add_file(b"d/g", b"g")
+    faulty = FaultySource(source)
+    store = Store(path, "this boot", taking_over=False)
+    try:
+        made = Mounted(store, source, faulty)
+        await made.hydrator.attach()
+        yield made
+    finally:
+        store.close()
+
+
+@in_trio
+async def test_many_readers_share_one_fetch(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        go_on = made.faulty.hold("fetch")
+        results = []
+
+        async def read() -> None:
+            results.append(bytes(await made.vfs.read(ino, 0, CHUNK)))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            assert made.faulty.waiting["fetch"] == 1
+            go_on.set()
+        assert results == [CONTENT[:CHUNK]] * 20
+        assert made.hydrator.progress.demand_fetches == 1
+
+
+@in_trio
+async def test_one_reader_that_gives_up_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        go_on = made.faulty.hold("fetch")
+        async with trio.open_nursery() as nursery:
+            first = trio.CancelScope()
+
+            async def give_up() -> None:
+                with first:
+                    await made.vfs.read(ino, 0, CHUNK)
+
+            results = []
+
+            async def read() -> None:
+                results.append(bytes(await made.vfs.read(ino, 0, CHUNK)))
+
+            nursery.start_soon(give_up)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        assert results == [CONTENT[:CHUNK]]
+
+
+@in_trio
+async def test_truncate_waits_for_the_fetch_of_what_it_cuts(tmp_path: Path) -> None:
+    """Else the bytes would land after the cut, and come back when the file grows."""
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        go_on = made.faulty.hold("fetch")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.vfs.read, ino, 2 * CHUNK, CHUNK)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(made.vfs.truncate, ino, 2 * CHUNK + 10)
+            await trio.testing.wait_all_tasks_blocked()
+            assert made.vfs.getattr(ino).size == len(CONTENT)
+            go_on.set()
+        assert made.vfs.getattr(ino).size == 2 * CHUNK + 10
+        await made.vfs.truncate(ino, 4 * CHUNK)
+        assert await made.read(ino) == CONTENT[: 2 * CHUNK + 10] + bytes(2 * CHUNK - 10)
+
+
+@in_trio
+async def test_a_write_waits_for_the_fetch_that_would_come_over_it(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        go_on = made.faulty.hold("fetch")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.vfs.read, ino, 0, CHUNK)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(made.vfs.write, ino, 0, b"w" * CHUNK)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        assert await made.read(ino) == b"w" * CHUNK + CONTENT[CHUNK:]
+
+
+@in_trio
+async def test_a_partial_write_fetches_its_chunk_and_a_whole_one_none(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        await made.vfs.write(ino, CHUNK, b"w" * CHUNK)
+        assert made.hydrator.progress.demand_fetches == 0
+        await made.vfs.write(ino, 3 * CHUNK + 5, b"x")
+        assert made.hydrator.progress.demand_fetches == 1
+        assert made.hydrator.progress.fetched_bytes == CHUNK
+        await made.vfs.write(ino, len(CONTENT) + 100, b"far")
+        expected = bytearray(CONTENT + bytes(100) + b"far")
+        expected[CHUNK : 2 * CHUNK] = b"w" * CHUNK
+        expected[3 * CHUNK + 5] = ord("x")
+        assert await made.read(ino) == expected
+
+
+@in_trio
+async def test_truncate_fetches_nothing(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        made.faulty.cut()
+        await made.vfs.truncate(ino, CHUNK + 7)
+        await made.vfs.truncate(ino, 2 * CHUNK)
+        made.faulty.mend()
+        assert await made.read(ino) == CONTENT[: CHUNK + 7] + bytes(CHUNK - 7)
+
+
+@in_trio
+async def test_a_failed_fetch_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        made.faulty.fail("fetch", 1, SourceUnreachable("gone"))
+        with pytest.raises(SourceUnreachable):
+            await made.vfs.read(ino, 0, CHUNK)
+        assert await made.read(ino) == CONTENT
+        made.source.write(b"f", b"changed")
+        other = await made.look("d/g")
+        made.source.write(b"d/g", b"other")
+        with pytest.raises(SourceChanged):
+            await made.vfs.read(other, 0, 1)
+        assert b"d/g" in made.hydrator.progress.problems
+        assert await made.read(ino) == CONTENT, "what is local needs no source"
+
+
+@in_trio
+async def test_a_failed_listing_leaves_the_directory_unpopulated(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        directory = await made.look("d")
+        made.faulty.fail("list_directory", 1, SourceUnreachable("gone"))
+        with pytest.raises(SourceUnreachable):
+            await made.vfs.lookup(directory, b"g")
+        assert (await made.vfs.lookup(directory, b"g")).size == 1
+
+
+@in_trio
+async def test_removing_a_directory_looks_into_it_first(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        await made.look("d")
+        for remove in (
+            lambda: made.vfs.rmdir(ROOT, b"d"),
+            lambda: made.vfs.rename(ROOT, b"empty", ROOT, b"d", 0),
+        ):
+            await _ignore(made.vfs.mkdir(ROOT, b"empty", 0o755, OWNER))
+            with pytest.raises(OSError, match="not empty"):
+                await remove()
+
+
+async def _ignore(call: object) -> None:
+    try:
+        await call  # type: ignore[misc]
+    except FileExistsError:
+        pass
+
+
+@in_trio
+async def test_a_file_that_the_kernel_lets_go_of_during_a_write_stays_one(tmp_path: Path) -> None:
+    """After a daemon's end the next one has not counted the kernel's references."""
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        made.vfs.forget(ino, 1)
+        go_on = made.faulty.hold("fetch")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.vfs.write, ino, 5, b"first")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(made.vfs.write, ino, CHUNK + 5, b"second")
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+            await made.store.checkpoint(in_thread)
+        expected = bytearray(CONTENT)
+        expected[5:10], expected[CHUNK + 5 : CHUNK + 11] = b"first", b"second"
+        assert await made.read(ino) == expected
+        file = os.open(tmp_path / "s" / "data" / "f", os.O_RDONLY)
+        try:
+            assert os.pread(file, len(expected), 0) == expected
+        finally:
+            os.close(file)

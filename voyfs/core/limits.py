@@ -1,0 +1,63 @@
+"""Every constant that bounds something, with its reason; relations are asserted below."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Unit of presence, fixed when a store is made. The kernel's FUSE reads are 128 KiB by default,
+# so a smaller chunk would cost several fetches a read, a larger one fetch what nobody asked for.
+CHUNK = 128 * KIB
+
+# Largest piece of file data in one message. gRPC streams reach their full rate from 1 MiB on;
+# larger ones only cost memory and delay what waits behind them.
+PIECE_BYTES = 1 * MIB
+
+# Largest message either side accepts: a bulk reply holds up to PIECE_BYTES of data, or a page
+# of entries; the rest is room for names and attributes.
+MESSAGE_BYTES = 4 * MIB
+
+# Data in one demand reply: a read of the kernel (at most 1 MiB) touches at most 9 chunks.
+FETCH_BYTES = 2 * MIB
+
+# A page of a directory: entries of an ordinary root take about 150 bytes each, so this is
+# some 600 KiB; a page is also ended early at PAGE_BYTES because of long names and xattrs.
+PAGE_ENTRIES = 4096
+PAGE_BYTES = 1 * MIB
+
+# One entry: 255 bytes of name, 4095 of target, and what ext4 or xfs hold of xattrs in practice.
+# XATTR_LIST_MAX (65536) bounds names; a single value is at most 65536 too.
+ENTRY_XATTR_BYTES = 256 * KIB
+
+NAME_BYTES = 255  # NAME_MAX of Linux
+PATH_BYTES = 1 * MIB  # deep trees may exceed PATH_MAX; components are opened one by one
+
+TARGET_BYTES = 4095  # of a symbolic link: PATH_MAX without its NUL
+XATTR_NAME_BYTES = 255  # XATTR_NAME_MAX
+XATTR_VALUE_BYTES = 64 * KIB  # XATTR_SIZE_MAX
+
+# ext4 with large_dir stops at about this many entries too; a client that is sent more believes
+# no longer that there is an end.
+DIRECTORY_ENTRIES = 10_000_000
+DIRECTORY_BYTES = 2 * 1024 * MIB  # of one directory on the wire: so many entries of 200 bytes
+
+STAT_PATHS = 1024  # in one Stat request: about 100 KiB of paths
+
+# Bulk data that may be on its way at once. It bounds memory and what a demand read waits for:
+# 8 MiB are 64 ms at 1 Gbit/s, and cover 14 ms of round trip up to 4.5 Gbit/s.
+BULK_JOB_BYTES = 2 * MIB
+BULK_JOBS = 4
+BULK_JOB_FILES = 256  # small files in one job
+
+# Extents in one request: two for each of a bulk job's files and their chunks is generous, and a
+# demand fetch has at most 16.
+REQUEST_EXTENTS = 1024
+
+# Demand fetches on their way at once; further ones queue.
+DEMAND_FETCHES = 32
+
+assert MESSAGE_BYTES >= 2 * PIECE_BYTES
+assert MESSAGE_BYTES >= FETCH_BYTES + MIB
+assert MESSAGE_BYTES >= PAGE_BYTES + ENTRY_XATTR_BYTES + PATH_BYTES + 64 * KIB
+assert BULK_JOB_BYTES % CHUNK == 0
+assert BULK_JOB_BYTES <= FETCH_BYTES
+assert REQUEST_EXTENTS >= 2 * (BULK_JOB_FILES + BULK_JOB_BYTES // CHUNK)
+assert PIECE_BYTES % CHUNK == 0

@@ -1,0 +1,277 @@
+"""Brings what is absent when somebody asks for it, and a little ahead of that.
+
+One fetch per chunk, however many want it: a *flight* claims its chunks until their bytes are in
+the backing file or the fetch failed; whoever else needs them waits for the flight. The background
+(see `background`) claims its flights here too, and starts nothing while a demand is under way.
+
+Every change of presence happens in this process's trio thread, and no claim is taken or checked
+across an await (docs/CONCURRENCY.md).
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from voyfs.core.entry import Entry
+from voyfs.core.errors import SourceChanged
+from voyfs.core.extents import Extent, chunks_touched, coalesce
+from voyfs.core.limits import FETCH_BYTES
+from voyfs.core.prefetch import Window
+from voyfs.logs import get_logger
+from voyfs.ports import BlockSource
+from voyfs.store.store import Store
+from voyfs.store.tree import Node
+
+log = get_logger(__name__)
+
+# Entries made between two moments in which other tasks may run: about 5 ms of system calls.
+POPULATE_SLICE = 64
+
+# Files read at the same time, whose readahead is remembered.
+WINDOWS = 256
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    chunks: frozenset[int]
+    landed: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the background is doing, for status."""
+
+    populated: bool = False  # every directory of the source is known
+    hydrated: bool = False  # and every byte is local
+    ended: bool = False  # the background has done what it could
+    paused: str = ""  # why nothing moves, empty when it does
+    fetched_bytes: int = 0  # over the network, by demand and background
+    demand_fetches: int = 0
+    problems: dict[bytes, str] = field(default_factory=dict)  # source path -> what is wrong
+
+
+class Hydrator:
+    """Fetching for one store from one source."""
+
+    def __init__(self, store: Store, source: BlockSource) -> None:
+        self.progress = Progress()
+        self._store = store
+        self._source = source
+        self._flights: dict[int, list[Flight]] = {}
+        self.populating: dict[int, trio.Event] = {}
+        self._windows: OrderedDict[int, Window] = OrderedDict()
+        self._demands = 0
+        self.no_demand = trio.Event()
+        self.no_demand.set()
+        self._attaching = trio.Lock()
+        self._attached = False
+        self.changed = trio.Event()  # set, and replaced, when something was populated or landed
+        self.fresh: deque[int] = deque()  # files populated since the background looked
+
+    # -- the source -------------------------------------------------------------------------
+
+    async def attach(self) -> None:
+        """Makes sure that the source is the store's own before anything is taken from it."""
+        if self._attached:
+            return
+        async with self._attaching:
+            if not self._attached:
+                attachment = await self._source.attach()
+                self._store.bind(attachment.export_id, attachment.root)
+                self._attached = True
+
+    # -- names ------------------------------------------------------------------------------
+
+    async def populate(self, node: Node) -> None:
+        """Makes the names in directory `node` local. Raises SourceError, OSError."""
+        while not self._store.usable(node):
+            under_way = self.populating.get(node.ino)
+            if under_way is not None:
+                await under_way.wait()
+                continue
+            await self.fill(node, self._list(node))
+
+    async def _list(self, node: Node) -> Sequence[Entry]:
+        assert node.record is not None
+        await self.attach()
+        record = node.record
+        with self._demand():
+            listing = await self._source.list_directory(record.source, record.version.inode)
+        return listing.entries
+
+    async def fill(self, node: Node, entries: Awaitable[Sequence[Entry]]) -> None:
+        """Makes what `entries` gives; alone with this directory from the start to the end."""
+        done = self.populating[node.ino] = trio.Event()
+        node.held += 1
+        placeholders = self._store.placeholders
+        try:
+            found = await entries
+            placeholders.clear(node)
+            try:
+                for start in range(0, len(found), POPULATE_SLICE):
+                    placeholders.make(node, found[start : start + POPULATE_SLICE])
+                    await trio.lowlevel.checkpoint()
+                self.fresh += placeholders.finish(node) or ()
+            except BaseException:
+                placeholders.abandon(node)
+                raise
+        finally:
+            del self.populating[node.ino]
+            done.set()
+            node.held -= 1
+            self._store.names.release(node)
+        self.wake()
+
+    # -- bytes on demand --------------------------------------------------------------------
+
+    async def ensure(self, node: Node, extent: Extent, *, ahead: bool = False) -> None:
+        """Makes the bytes of `extent` local; with `ahead`, more if the file is read in order.
+
+        Raises SourceError when they cannot be had, OSError when they cannot be kept.
+        """
+        record = node.record
+        if record is None or record.presence is None or record.presence.complete:
+            return
+        presence = record.presence
+        wide = self._window(node).read(extent) if ahead else extent
+        while not presence.complete:
+            missing = presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk))
+            if not missing:
+                return
+            taken = self.claimed(node.ino)
+            claimable = [index for index in missing if index not in taken]
+            if not claimable:
+                await self.flying(node, missing)[0].landed.wait()
+                continue
+            more = chunks_touched(wide.clip(presence.limit), presence.chunk)
+            others = [index for index in presence.missing(more) if index > claimable[-1] and index not in taken]
+            most = FETCH_BYTES // presence.chunk
+            await self._fetch(node, (claimable + others)[:most])
+
+    async def settled(self, node: Node, extent: Extent) -> None:
+        """Waits until no fetch is under way for a byte of `extent`; true until the next await."""
+        record = node.record
+        if record is None or record.presence is None:
+            return
+        while True:
+            touched = chunks_touched(extent.clip(record.presence.limit), record.presence.chunk)
+            flying = self.flying(node, touched)
+            if not flying:
+                return
+            await flying[0].landed.wait()
+
+    async def _fetch(self, node: Node, chunks: list[int]) -> None:
+        record = node.record
+        assert record is not None
+        presence = record.presence
+        assert presence is not None
+        flight = self.claim(node, chunks)
+        try:
+            with self._demand():
+                await self.attach()
+                extents = list(coalesce(chunks, presence.chunk, presence.limit, FETCH_BYTES))
+                pieces = await self._source.fetch(record.source, record.version, extents)
+            for piece in pieces:
+                self._store.content.fill(node, piece.start, piece.data, piece.length)
+                self.progress.fetched_bytes += len(piece.data or b"")
+            self._store.content.filled(node, chunks)
+        except SourceChanged as error:
+            self.problem(record.source, str(error))
+            raise
+        finally:
+            self.land(node, flight)
+        self.progress.demand_fetches += 1
+
+    def _window(self, node: Node) -> Window:
+        window = self._windows.pop(node.ino, None)
+        if window is None:
+            window = Window(self._store.chunk, FETCH_BYTES // 2)
+            if len(self._windows) >= WINDOWS:
+                self._windows.popitem(last=False)
+        self._windows[node.ino] = window
+        return window
+
+    # -- flights ----------------------------------------------------------------------------
+
+    def flying(self, node: Node, chunks: Iterable[int]) -> list[Flight]:
+        flights = self._flights.get(node.ino)
+        if not flights:
+            return []
+        wanted = set(chunks)
+        return [flight for flight in flights if not wanted.isdisjoint(flight.chunks)]
+
+    def claimed(self, ino: int) -> set[int]:
+        """All chunks of the file `ino` that are being fetched."""
+        return {index for flight in self._flights.get(ino, ()) for index in flight.chunks}
+
+    def claim(self, node: Node, chunks: Iterable[int]) -> Flight:
+        flight = Flight(frozenset(chunks))
+        self._flights.setdefault(node.ino, []).append(flight)
+        node.held += 1
+        return flight
+
+    def land(self, node: Node, flight: Flight) -> None:
+        flights = self._flights[node.ino]
+        flights.remove(flight)
+        if not flights:
+            del self._flights[node.ino]
+        flight.landed.set()
+        node.held -= 1
+        self._store.names.release(node)
+        self.wake()
+
+    def _demand(self) -> "_Demand":
+        return _Demand(self)
+
+    def demand_begins(self) -> None:
+        self._demands += 1
+        if self._demands == 1:
+            self.no_demand = trio.Event()
+
+    def demand_ends(self) -> None:
+        self._demands -= 1
+        if self._demands == 0:
+            self.no_demand.set()
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def problem(self, source: bytes, what: str) -> None:
+        if self.progress.problems.get(source) != what:
+            log.warning("source file unusable", path=source.decode(errors="replace"), why=what)
+            self.progress.problems[source] = what
+
+    # -- asked for by name ------------------------------------------------------------------
+
+    async def bring(self, node: Node) -> None:
+        """Fetches all of one file ahead of everything else in the background."""
+        record = node.record
+        node.held += 1
+        try:
+            while record is not None and record.presence is not None and not record.complete:
+                start = next(record.presence.absent(), None)
+                if start is None:
+                    return
+                first = start * record.presence.chunk
+                await self.ensure(node, Extent(first, min(first + FETCH_BYTES, record.presence.limit)))
+        finally:
+            node.held -= 1
+            self._store.names.release(node)
+
+
+class _Demand:
+    """While it is held, the background starts nothing new."""
+
+    __slots__ = ("_hydrator",)
+
+    def __init__(self, hydrator: Hydrator) -> None:
+        self._hydrator = hydrator
+
+    def __enter__(self) -> None:
+        self._hydrator.demand_begins()
+
+    def __exit__(self, *_: object) -> None:
+        self._hydrator.demand_ends()

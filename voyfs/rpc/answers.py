@@ -1,0 +1,57 @@
+"""Whole replies held against the requests that they answer. Pure, like `assembly`."""
+
+from collections.abc import Sequence
+
+from voyfs.core.entry import Entry
+from voyfs.core.errors import SourceMalformed
+from voyfs.core.extents import Extent
+from voyfs.ports import Digested, Piece
+from voyfs.rpc.assembly import FileAssembly
+from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.wire import entry_from_wire, failure_error, path_problem, shown
+
+_CONTENT_BYTES = 16  # XXH3-128
+
+
+def require_below(path: bytes, top: bytes) -> None:
+    """Raises SourceMalformed unless `path` is `top` or lies below it."""
+    if path_problem(path) is not None:
+        raise SourceMalformed(f"the source sent an impossible path: {shown(path)}")
+    if top and path != top and not path.startswith(top + b"/"):
+        raise SourceMalformed(f"the source sent a path not asked for: {shown(path)}")
+
+
+def pieces(reply: pb.FetchReply, path: bytes, extents: Sequence[Extent]) -> list[Piece]:
+    """All of `extents`, checked. Raises SourceErrors and DigestMismatch."""
+    for failure in reply.failures:
+        raise failure_error(failure, path)
+    assembly = FileAssembly(path, extents)
+    found = []
+    for wire in reply.pieces:
+        if wire.file != 0:
+            raise SourceMalformed("the source sent a file not asked for")
+        found.append(assembly.accept(wire))
+    if not assembly.complete:
+        raise SourceMalformed(f"the source left {shown(path)} unfinished")
+    return found
+
+
+def stated(wire: pb.Stated, path: bytes) -> Entry | None:
+    """The entry, None where there is none. Raises SourceErrors."""
+    if not wire.HasField("failure"):
+        return entry_from_wire(wire.entry, named=False)
+    if wire.failure.reason in (pb.MISSING, pb.REFUSED):  # refused: a symbolic link on the way
+        return None
+    raise failure_error(wire.failure, path)
+
+
+def digested(reply: pb.DigestReply) -> Digested:
+    """Raises SourceMalformed."""
+    entry = None
+    if reply.HasField("entry"):
+        entry = entry_from_wire(reply.entry, named=bool(reply.entry.name))
+    if reply.HasField("failure"):
+        return Digested(reply.path, entry, b"", str(failure_error(reply.failure, reply.path)))
+    if entry is None or len(reply.content) != (_CONTENT_BYTES if entry.is_file else 0):
+        raise SourceMalformed(f"the source sent no digest of {shown(reply.path)}")
+    return Digested(reply.path, entry, reply.content)

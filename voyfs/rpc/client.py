@@ -1,0 +1,313 @@
+"""`GrpcSource`: a `BlockSource` over gRPC.
+
+Decides what is asked, how often, and what of the answer is believed. Knows nothing of stores or
+of who reads.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import trio
+
+from voyfs.core.entry import Entry, Version
+from voyfs.core.errors import (
+    SourceCorrupt,
+    SourceError,
+    SourceMalformed,
+    SourceRefused,
+    SourceUnreachable,
+)
+from voyfs.core.extents import Extent
+from voyfs.core.limits import (
+    DEMAND_FETCHES,
+    FETCH_BYTES,
+    MIB,
+    STAT_PATHS,
+)
+from voyfs.ports import Attachment, Digested, Listing, Piece
+from voyfs.rpc.address import Address, parse_address
+from voyfs.rpc.answers import digested, pieces, require_below, stated
+from voyfs.rpc.assembly import DigestMismatch, ListingAssembly
+from voyfs.rpc.calls import CallFailed, Converter, StreamReader, unary
+from voyfs.rpc.channel import open_channel
+from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
+from voyfs.rpc.loss import Patience, SourceLoss, lasting_error
+from voyfs.rpc.restarting import RestartingStream
+from voyfs.rpc.tls import TlsFiles, refusal
+from voyfs.rpc.wire import (
+    BadRequest,
+    entry_from_wire,
+    failure_error,
+    path_problem,
+    ranges_from_wire,
+    ranges_to_wire,
+    shown,
+)
+
+_Item = TypeVar("_Item")
+_Reply = TypeVar("_Reply")
+
+# Keepalive notices a dead link far sooner; this is for a server that lives but does not answer.
+_ATTEMPT_SECONDS = 30.0
+_REFETCHES = 3
+_LISTS = 8  # directories listed at once: a thread each
+_STREAMS = 4  # walks and digests at once: a thread each
+_HANDSHAKE_SECONDS = 5.0
+_STAT_BYTES = 1 * MIB  # of paths in one request
+
+
+class GrpcSource:
+    """The export at HOST:PORT. Connects when first used; safe for many tasks of one trio run."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TlsFiles | None = None,
+        server_name: str | None = None,
+        loss: SourceLoss | None = None,
+    ) -> None:
+        """Raises ListenError, InsecureError. `server_name`: what its certificate must bear."""
+        self._address: Address = parse_address(address)
+        self._tls = tls
+        self._server_name = server_name
+        self._loss = loss or SourceLoss()
+        self._reachable = False
+        self._closed = False
+        # Two connections, so that no walk stands in front of what a reader waits for.
+        self._demand_channel = open_channel(self._address, tls, server_name, bulk=False)
+        self._background_channel = open_channel(self._address, tls, server_name, bulk=False)
+        self._demand = ExportStub(self._demand_channel)
+        self._background = ExportStub(self._background_channel)
+        self._fetches = trio.CapacityLimiter(DEMAND_FETCHES)
+        self._lists = trio.CapacityLimiter(_LISTS)
+        self._streams = trio.CapacityLimiter(_STREAMS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all connections; calls under way, and later ones, raise SourceUnreachable."""
+        self._closed = True
+        self._demand_channel.close()
+        self._background_channel.close()
+
+    @property
+    def reachable(self) -> bool:
+        return self._reachable
+
+    async def attach(self) -> Attachment:
+        async def attempt(seconds: float) -> pb.AttachReply:
+            try:
+                return await unary(self._demand.Attach, pb.AttachRequest(), seconds)
+            except CallFailed:
+                await self._raise_refusal(seconds)
+                raise
+
+        reply = await self._persist(attempt)
+        if len(reply.export_id) != 16:
+            raise SourceMalformed("the source sent no identity of its export")
+        limits = reply.limits
+        if limits.fetch_bytes < FETCH_BYTES or limits.stat_paths < STAT_PATHS:
+            raise SourceRefused("the source's limits are lower than ours: another version?")
+        root = entry_from_wire(reply.root, named=False)
+        if not root.is_directory:
+            raise SourceMalformed("the source's root is not a directory")
+        return Attachment(reply.export_id, root)
+
+    async def list_directory(self, path: bytes, inode: int) -> Listing:
+        request = pb.ListRequest(path=_sound(path), inode=inode)
+
+        async def attempt(seconds: float) -> Listing:
+            listed = _Listed(path, inode)
+            with StreamReader(self._demand.List, request, listed, self._lists, seconds=seconds, most=1) as pages:
+                for listing in await pages.batch() or ():
+                    return listing
+            raise SourceMalformed(f"the source left {shown(path)} unfinished")
+
+        return await self._persist(attempt)
+
+    def walk(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Listing]]:
+        request = pb.WalkRequest(path=_sound(path))
+        return self._restarting(self._background.Walk, request, lambda: _Walked(path))
+
+    def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:
+        """After a reconnect it starts again, so a Digested may come twice."""
+        request = pb.DigestRequest(path=_sound(path))
+        return self._restarting(self._background.Digest, request, lambda: _DigestedBelow(path))
+
+    async def fetch(self, path: bytes, version: Version, extents: Sequence[Extent]) -> list[Piece]:
+        ranges = ranges_to_wire(path, version, tuple(extents))
+        request = pb.FetchRequest(id=1, files=[ranges])
+        try:
+            ranges_from_wire(request)  # the caller's mistakes are not the source's to tell
+        except BadRequest as error:
+            raise ValueError(str(error)) from error
+
+        async def attempt(seconds: float) -> pb.FetchReply:
+            return await unary(self._demand.Fetch, request, seconds)
+
+        mismatch: DigestMismatch | None = None
+        async with self._fetches:
+            for _ in range(1 + _REFETCHES):
+                try:
+                    return pieces(await self._persist(attempt), path, extents)
+                except DigestMismatch as error:
+                    mismatch = error
+        raise SourceCorrupt(f"the source's data is damaged: {mismatch}") from mismatch
+
+    async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
+        if len(paths) > STAT_PATHS:
+            raise ValueError("more than STAT_PATHS in one stat")
+        found: list[Entry | None] = []
+        while len(found) < len(paths):
+            batch: list[bytes] = []
+            room = _STAT_BYTES
+            for path in paths[len(found) :]:
+                room -= len(path)
+                if batch and room < 0:
+                    break
+                batch.append(_sound(path))
+            request = pb.StatRequest(paths=batch)
+
+            async def attempt(seconds: float, request: pb.StatRequest = request) -> pb.StatReply:
+                return await unary(self._demand.Stat, request, seconds)
+
+            reply = await self._persist(attempt)
+            if not 0 < len(reply.stated) <= len(batch):
+                raise SourceMalformed("the source told of more or fewer entries than asked for")
+            found.extend(map(stated, reply.stated, batch))
+        return found
+
+    async def release(self) -> None:
+        async def attempt(seconds: float) -> pb.ReleaseReply:
+            return await unary(self._demand.Release, pb.ReleaseRequest(), seconds)
+
+        await self._persist(attempt)
+
+    async def _persist(self, attempt: Callable[[float], Awaitable[_Reply]]) -> _Reply:
+        """Tries until there is an answer, a lasting error, or no patience left."""
+        patience = Patience(self._loss, _ATTEMPT_SECONDS)
+        while True:
+            self._require_open()
+            try:
+                reply = await attempt(patience.attempt_seconds())
+            except CallFailed as failure:
+                await self._failed(failure, patience)
+            except SourceError as error:
+                self._reachable = not isinstance(error, SourceRefused)
+                raise
+            else:
+                self._reachable = True
+                return reply
+
+    async def _failed(self, failure: CallFailed, patience: Patience) -> None:
+        """Returns when it is time to try again; raises what the failure means otherwise."""
+        self._require_open()
+        lasting = lasting_error(failure.code, failure.details)
+        self._reachable = lasting is not None and not isinstance(lasting, SourceRefused)
+        if lasting is not None:
+            raise lasting from failure
+        await patience.pause(failure.code, failure.details)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise SourceUnreachable("the connection to the source was closed")
+
+    async def _raise_refusal(self, seconds: float) -> None:
+        """Raises SourceRefused where the failure to attach is one that waiting does not mend."""
+        host, port = self._address.host, self._address.port
+        name = self._server_name or host
+        for _ in range(2):  # once may be a server that ends at this very moment
+            reason = await trio.to_thread.run_sync(
+                refusal,
+                host,
+                port,
+                self._tls,
+                name,
+                min(seconds, _HANDSHAKE_SECONDS),
+                abandon_on_cancel=True,
+            )
+            if reason is None:
+                return
+        raise SourceRefused(f"cannot attach to {self._address}: {reason}")
+
+    @asynccontextmanager
+    async def _restarting(
+        self, method: Any, request: Any, converter: Callable[[], Converter[_Item]]
+    ) -> AsyncIterator[AsyncIterator[_Item]]:
+        def open_stream() -> StreamReader[_Item]:
+            self._require_open()
+            return StreamReader(method, request, converter(), self._streams)
+
+        patience = Patience(self._loss, _ATTEMPT_SECONDS)
+        stream = RestartingStream(open_stream, self._answered, self._failed, patience)
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    def _answered(self) -> None:
+        self._reachable = True
+
+
+class _Walked:
+    """Makes Listings at or below `top` of a walk's pages."""
+
+    def __init__(self, top: bytes) -> None:
+        self._top = top
+        self._assembly = ListingAssembly()
+
+    def convert(self, page: pb.Listing) -> list[Listing]:
+        require_below(page.path, self._top)
+        listing = self._assembly.accept(page)
+        return [] if listing is None else [listing]
+
+    def end(self) -> None:
+        if not self._assembly.complete:
+            raise SourceMalformed("the source left a directory unfinished")
+
+
+class _Listed:
+    """Makes the Listing of one directory of its pages."""
+
+    def __init__(self, path: bytes, inode: int) -> None:
+        self._path = path
+        self._inode = inode
+        self._assembly = ListingAssembly()
+
+    def convert(self, page: pb.Listing) -> list[Listing]:
+        if page.HasField("failure"):
+            raise failure_error(page.failure, self._path)
+        if page.path != self._path or self._inode not in (0, page.inode):
+            raise SourceMalformed(f"the source listed another directory than {shown(self._path)}")
+        listing = self._assembly.accept(page)
+        return [] if listing is None else [listing]
+
+    def end(self) -> None:
+        pass  # who waits for the Listing sees that there is none
+
+
+class _DigestedBelow:
+    """Makes Digesteds at or below `top`."""
+
+    def __init__(self, top: bytes) -> None:
+        self._top = top
+
+    def convert(self, reply: pb.DigestReply) -> list[Digested]:
+        require_below(reply.path, self._top)
+        return [digested(reply)]
+
+    def end(self) -> None:
+        pass
+
+
+def _sound(path: bytes) -> bytes:
+    if (problem := path_problem(path)) is not None:
+        raise ValueError(f"not a path of an export: {problem}")
+    return path

@@ -1,0 +1,157 @@
+"""The methods of the Export service, answered from a `Tree`.
+
+It keeps no state between requests, trusts nothing in them, and bounds everything a client can
+make it hold. What fails for one file is said in the reply; a request that no honest client
+sends raises BadRequest.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import xxhash
+
+from voyfs.core.entry import Version
+from voyfs.core.extents import Extent
+from voyfs.core.limits import (
+    FETCH_BYTES,
+    MESSAGE_BYTES,
+    PAGE_BYTES,
+    PIECE_BYTES,
+    STAT_PATHS,
+)
+from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.pages import digests, failure_to_wire, pages, walk
+from voyfs.rpc.reader import Run, open_file
+from voyfs.rpc.tree import Tree, TreeError
+from voyfs.rpc.wire import (
+    BadRequest,
+    entry_to_wire,
+    path_problem,
+    ranges_from_wire,
+)
+
+# Streams hold a thread for as long as the client likes, so they get at most their share, and
+# demand calls always find a free one. A client uses one Stream and one Walk or Digest.
+STREAMS = 16
+LISTS = 12
+DEMAND = 12
+THREADS = STREAMS + LISTS + DEMAND
+
+
+class ExportService:
+    """The methods of the Export service. Threads of the server's pool run them."""
+
+    def __init__(self, tree: Tree, on_release: Callable[[], None]) -> None:
+        self._tree = tree
+        self._on_release = on_release
+        self._streams = threading.BoundedSemaphore(STREAMS)
+        self._lists = threading.BoundedSemaphore(LISTS)
+
+    def attach(self, _: pb.AttachRequest, context: grpc.ServicerContext) -> pb.AttachReply:
+        try:
+            root = self._tree.stat(b"")
+        except TreeError as error:
+            context.abort(grpc.StatusCode.INTERNAL, f"the export's root: {error}")
+        limits = pb.Limits(fetch_bytes=FETCH_BYTES, message_bytes=MESSAGE_BYTES, stat_paths=STAT_PATHS)
+        return pb.AttachReply(export_id=self._tree.export_id, root=entry_to_wire(root), limits=limits)
+
+    def list_directory(self, request: pb.ListRequest, context: grpc.ServicerContext) -> Iterator[pb.Listing]:
+        _check_path(request.path)
+        with _share(self._lists, context):
+            yield from pages(self._tree, request.path, request.inode)
+
+    def walk(self, request: pb.WalkRequest, context: grpc.ServicerContext) -> Iterator[pb.Listing]:
+        _check_path(request.path)
+        with _share(self._streams, context):
+            yield from walk(self._tree, request.path, request.inode)
+
+    def digest(self, request: pb.DigestRequest, context: grpc.ServicerContext) -> Iterator[pb.DigestReply]:
+        _check_path(request.path)
+        with _share(self._streams, context):
+            yield from digests(self._tree, request.path, context.is_active)
+
+    def fetch(self, request: pb.FetchRequest, _: grpc.ServicerContext) -> pb.FetchReply:
+        (reply,) = self._replies(request, FETCH_BYTES)
+        return reply
+
+    def stream(self, requests: Iterator[pb.FetchRequest], context: grpc.ServicerContext) -> Iterator[pb.FetchReply]:
+        with _share(self._streams, context):
+            for request in requests:
+                yield from self._replies(request, PIECE_BYTES)
+
+    def stat(self, request: pb.StatRequest, _: grpc.ServicerContext) -> pb.StatReply:
+        if len(request.paths) > STAT_PATHS:
+            raise BadRequest(f"more than {STAT_PATHS} paths")
+        for path in request.paths:
+            _check_path(path)
+        reply = pb.StatReply()
+        size = 0
+        for path in request.paths:
+            try:
+                stated = pb.Stated(entry=entry_to_wire(self._tree.stat(path)))
+            except TreeError as error:
+                stated = pb.Stated(failure=failure_to_wire(error))
+            reply.stated.append(stated)
+            size += stated.ByteSize()
+            if size >= PAGE_BYTES:
+                break
+        return reply
+
+    def release(self, _: pb.ReleaseRequest, context: grpc.ServicerContext) -> pb.ReleaseReply:
+        # Only once the answer is out: whoever is told may stop the server.
+        context.add_callback(self._on_release)
+        return pb.ReleaseReply()
+
+    def _replies(self, request: pb.FetchRequest, batch: int) -> Iterator[pb.FetchReply]:
+        """Replies to one request, each with up to `batch` bytes of data; the last has `last`."""
+        reply = pb.FetchReply(id=request.id)
+        size = 0
+        for index, (path, version, extents) in enumerate(ranges_from_wire(request)):
+            try:
+                for run in self._runs(path, version, extents):
+                    if size and run.data is not None and size + run.length > batch:
+                        yield reply
+                        reply = pb.FetchReply(id=request.id)
+                        size = 0
+                    _add_piece(reply, index, run)
+                    size += len(run.data or b"")
+            except TreeError as error:
+                reply.failures.append(failure_to_wire(error, index))
+        reply.last = True
+        yield reply
+
+    def _runs(self, path: bytes, version: Version, extents: list[Extent]) -> Iterator[Run]:
+        with open_file(self._tree, path, version) as file:
+            for extent in extents:
+                yield from file.runs(extent)
+
+
+def _add_piece(reply: pb.FetchReply, index: int, run: Run) -> None:
+    if run.data is None:
+        reply.pieces.add(file=index, offset=run.start, length=run.length, hole=True)
+    else:
+        reply.pieces.add(
+            file=index,
+            offset=run.start,
+            length=run.length,
+            data=run.data,
+            xxh3=xxhash.xxh3_64_intdigest(run.data),
+        )
+
+
+def _check_path(path: bytes) -> None:
+    if (problem := path_problem(path)) is not None:
+        raise BadRequest(problem)
+
+
+@contextmanager
+def _share(slots: threading.BoundedSemaphore, context: grpc.ServicerContext) -> Iterator[None]:
+    """Holds one of `slots`, or ends the call."""
+    if not slots.acquire(blocking=False):
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams at once")
+    try:
+        yield
+    finally:
+        slots.release()
