@@ -1,6 +1,22 @@
-"""Options of all tests."""
+"""Options of all tests, and what ends a test that hangs in the kernel."""
+
+import errno
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from voyfs.handshake import FILE_SYSTEM
+from voyfs.mounts import mounts
+from voyfs.syscalls import MNT_FORCE, umount
+
+# So long before pytest-timeout ends a test: its signal does not end a call on a file system whose
+# daemon never answers.
+EARLIER_SECONDS = 60
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,3 +28,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def torture(request: pytest.FixtureRequest) -> bool:
     """Whether the long runs are wanted."""
     return bool(request.config.getoption("--torture"))
+
+
+@pytest.fixture(autouse=True)
+def hanging_calls_end(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Aborts this run's mounts when a test takes far too long: its calls fail, and so does the test."""
+    marker = request.node.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else request.config.getini("timeout")) - EARLIER_SECONDS
+    timer = threading.Timer(seconds, _abort, [tmp_path_factory.getbasetemp()])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _abort(base: Path) -> None:
+    print("a test takes too long: its mounts are aborted", file=sys.stderr)
+    faulthandler.dump_traceback(all_threads=True)
+    for path, kind, _ in mounts():
+        if kind == FILE_SYSTEM and path.is_relative_to(base):
+            try:
+                umount(os.fsencode(path), MNT_FORCE)
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # that is what an aborted mount in use says
+                    print(f"{path}: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+MNT_FORCE = 1
 MNT_DETACH = 2
 
 

@@ -10,11 +10,10 @@ import pytest
 from tests.mount.test_network import data
 from tests.support.compare import assert_same
 from tests.support.programs import Mount, mounted, served, until
-from voyfs.syscalls import mount, umount
+from voyfs.syscalls import MNT_DETACH, mount, umount
 
 MIB = 1 << 20
 _MS_REMOUNT = 32
-_MNT_DETACH = 2
 
 
 class Disk:
@@ -48,7 +47,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     try:
         yield disk
     finally:
-        umount(os.fsencode(disk.path), _MNT_DETACH)
+        umount(os.fsencode(disk.path), MNT_DETACH)
 
 
 @pytest.fixture

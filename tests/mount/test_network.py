@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.conftest import MakePair
-from tests.support.programs import SECONDS, Pair, bounded, children, until
+from tests.support.programs import SECONDS, Pair, bounded, until
 from voyfs.core.errors import ControlError, NotComplete, SourceUnreachable
 from voyfs.core.limits import CHUNK
 
@@ -212,14 +212,16 @@ def test_demand_is_served_while_the_background_stands_still(pair: MakePair) -> N
 
     made = pair("--warm", prepare=many)
     names = [entry.name for entry in sorted(os.scandir(made.path), key=lambda entry: entry.inode())]
-    daemon = made.mount.daemon
+    server = made.server.process
+    assert server is not None
+    server.send_signal(signal.SIGSTOP)  # so that what the background has claimed is the first jobs, and stays so
     made.mount.ask("hydrate")
-    until(lambda: children(daemon))
-    (bulk,) = children(daemon)
+    bulk = made.mount.bulk()
     os.kill(bulk, signal.SIGSTOP)
+    server.send_signal(signal.SIGCONT)
     try:
         for name in names[20:]:
-            assert (made.path / name).read_bytes() == data(2 * MIB, int(name))
+            assert bounded((made.path / name).read_bytes) == data(2 * MIB, int(name))
         assert made.mount.status()["phase"] == "hydrating"
     finally:
         os.kill(bulk, signal.SIGCONT)
@@ -233,11 +235,8 @@ def test_a_killed_bulk_process_costs_time_only(pair: MakePair) -> None:
             (source / f"{number:03}").write_bytes(data(2 * MIB, number))
 
     made = pair("--warm", prepare=many)
-    daemon = made.mount.daemon
     made.mount.ask("hydrate")
-    until(lambda: children(daemon))
-    (bulk,) = children(daemon)
-    os.kill(bulk, signal.SIGKILL)
+    os.kill(made.mount.bulk(), signal.SIGKILL)
     made.mount.hydrate()
     for number in range(40):
         assert (made.path / f"{number:03}").read_bytes() == data(2 * MIB, number)

@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 from voyfs import control
 from voyfs.core.errors import ControlError
 from voyfs.mounts import mounts
-from voyfs.syscalls import umount
+from voyfs.syscalls import MNT_DETACH, umount
 
 Result = TypeVar("Result")
 
 COMMAND = (sys.executable, "-m", "voyfs.cli")
 SECONDS = 60  # the bound of what hangs; nothing waits for it
-_MNT_DETACH = 2
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -189,6 +188,18 @@ class Mount:
         (pid,) = children(self.supervisor.pid)
         return pid
 
+    def bulk(self) -> int:
+        """The pid of the daemon's bulk process, once it is one: a child that has not executed its
+        program yet keeps the daemon waiting for that."""
+        daemon = self.daemon
+
+        def found() -> list[int]:
+            return [pid for pid in children(daemon) if b"voyfs.bulk" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+        until(found)
+        (pid,) = found()
+        return pid
+
     def kill_daemon(self) -> None:
         """SIGKILL; whoever uses the mount waits for the next one."""
         os.kill(self.daemon, signal.SIGKILL)
@@ -214,7 +225,7 @@ class Mount:
 
     def close(self) -> None:
         while mounted_at(self.path):
-            umount(os.fsencode(self.path), _MNT_DETACH)
+            umount(os.fsencode(self.path), MNT_DETACH)
         try:
             self.supervisor.wait(10)
         except subprocess.TimeoutExpired:
