@@ -28,7 +28,7 @@ print(json.dumps(identity.to_json()))
 
 # Builds the network of argv[1], listens in it, and does what it is told, a line each.
 BUILD = """
-import json, socket, sys
+import itertools, json, select, socket, sys
 from migrator.core.identity import Identity
 from migrator.netlink import Namespace
 from migrator.network import VethNetwork
@@ -42,12 +42,9 @@ listener.bind(("0.0.0.0", 9))
 listener.settimeout(30)
 
 def heard():
-    try:
-        return listener.recv(100, socket.MSG_DONTWAIT).decode()
-    except BlockingIOError:
-        return ""
+    return listener.recv(100).decode() if select.select([listener], [], [], 0)[0] else ""
 
-for word in ("ready", *map(str.strip, sys.stdin)):
+for word in itertools.chain(["ready"], map(str.strip, sys.stdin)):
     match word:
         case "attract": link.attract()
         case "open": link.open()
@@ -106,7 +103,7 @@ def state(host: Host, identity: Identity) -> list[str]:
         json.loads(host.run(["ip", "-n", name, "-j", *query]).stdout)
         for query in (["addr", "show", identity.name], ["route"], ["link", "show", "lo"])
     ]
-    kept = ("ifname", "mtu", "address", "addr_info", "dst", "gateway", "dev", "flags", "metric", "protocol")
+    kept = ("ifname", "mtu", "address", "addr_info", "dst", "gateway", "dev", "flags", "metric")
     return [
         json.dumps({key: entry[key] for key in kept if key in entry}, sort_keys=True)
         for entries in shown
