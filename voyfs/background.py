@@ -86,7 +86,7 @@ class Background:
                     continue
                 if record.version.inode != listing.inode:
                     continue
-                await hydrator.no_demand.wait()
+                await hydrator.give_way()
                 node = store.tree.node(record.ino)
                 if not store.usable(node) and node.ino not in hydrator.populating:
                     await hydrator.fill(node, _ready(listing.entries))
@@ -123,7 +123,7 @@ class Background:
                     inos = [todo.popleft() for _ in range(min(len(todo), BULK_JOB_FILES))]
                     for plan in self._plan(inos):
                         await slots.acquire()
-                        await self._hydrator.no_demand.wait()
+                        await self._hydrator.give_way()
                         claimed = self._claim(plan)
                         self._running += 1
                         nursery.start_soon(self._run, claimed, slots)
@@ -200,7 +200,7 @@ class Background:
                 continue
             extents = coalesce(free, presence.chunk, presence.limit, BULK_JOB_BYTES)
             job = FileJob(path, ino, record.source, record.version, tuple(extents))
-            claimed.append((node, self._hydrator.claim(node, free), job))
+            claimed.append((node, self._hydrator.claim(node, free, in_hand=False), job))
         return claimed
 
     async def _run(self, claimed: _Claimed, slots: trio.Semaphore) -> None:

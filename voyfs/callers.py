@@ -2,7 +2,8 @@
 
 The kernel lets a process that was killed go only when its call is answered. A call that waits for
 the source may wait for ever, so while it does, its caller is looked at from time to time. (Reads
-through the page cache need none of this: their callers wait for the page, and can be killed.)
+through the page cache need none of this: their callers wait for the page, and can be killed. For
+other reads, and for writes, the library does not tell who calls: docs/SEMANTICS.md.)
 """
 
 import errno

@@ -31,7 +31,7 @@ from voyfs.rpc.tls import TlsFiles
 from voyfs.store.store import Store
 from voyfs.supervisor import REPLACE, Settings, redirect
 from voyfs.syscalls import boot_id
-from voyfs.takeover import StandIn
+from voyfs.takeover import StandIn, keep_buffers_resident
 from voyfs.vfs import Vfs, in_thread
 
 log = get_logger(__name__)
@@ -126,6 +126,7 @@ class Daemon:
         stand_in = StandIn(descriptor, taking_over=self._taking_over)
         vfs = Vfs(self._store, self._hydrator)
         operations = Operations(vfs, stand_in)
+        keep_buffers_resident()
         pyfuse3.init(operations, stand_in.mountpoint, set())
         status = 0
         bulk = BulkProcess(

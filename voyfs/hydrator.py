@@ -2,7 +2,7 @@
 
 One fetch per chunk, however many want it: a *flight* claims its chunks until their bytes are in
 the backing file or the fetch failed; whoever else needs them waits for the flight. The background
-(see `background`) claims its flights here too, and starts nothing while a demand is under way.
+(see `background`) claims its flights here too, and puts off starting one while a demand is under way.
 
 Every change of presence happens in this process's trio thread, and no claim is taken or checked
 across an await (docs/CONCURRENCY.md).
@@ -19,8 +19,10 @@ from voyfs.core.errors import SourceChanged
 from voyfs.core.extents import Extent, chunks_touched, coalesce
 from voyfs.core.limits import FETCH_BYTES
 from voyfs.core.prefetch import Window
+from voyfs.core.presence import Presence
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
+from voyfs.store.record import Record
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
 
@@ -29,13 +31,19 @@ log = get_logger(__name__)
 # Entries made between two moments in which other tasks may run: about 5 ms of system calls.
 POPULATE_SLICE = 64
 
+# Lasting demand leaves the background one job, 2 MiB, in this time.
+GIVE_WAY_SECONDS = 0.2
+
 # Files read at the same time, whose readahead is remembered.
 WINDOWS = 256
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    chunks: frozenset[int]
+    """`in_hand`: this process itself writes the bytes, and only those of chunks that are left in `chunks`."""
+
+    chunks: set[int]
+    in_hand: bool
     landed: trio.Event = field(default_factory=trio.Event)
 
 
@@ -63,8 +71,8 @@ class Hydrator:
         self.populating: dict[int, trio.Event] = {}
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._demands = 0
-        self.no_demand = trio.Event()
-        self.no_demand.set()
+        self._no_demand = trio.Event()
+        self._no_demand.set()
         self._attaching = trio.Lock()
         self._attached = False
         self.changed = trio.Event()  # set, and replaced, when something was populated or landed
@@ -148,41 +156,47 @@ class Hydrator:
             more = chunks_touched(wide.clip(presence.limit), presence.chunk)
             others = [index for index in presence.missing(more) if index > claimable[-1] and index not in taken]
             most = FETCH_BYTES // presence.chunk
-            await self._fetch(node, (claimable + others)[:most])
+            flight = self.claim(node, (claimable + others)[:most], in_hand=True)
+            try:
+                await self._fetch(node, record, presence, flight)
+            finally:
+                self.land(node, flight)
 
-    async def settled(self, node: Node, extent: Extent) -> None:
-        """Waits until no fetch is under way for a byte of `extent`; true until the next await."""
+    async def clear(self, node: Node, extent: Extent) -> None:
+        """Until the next await, no fetch will write a byte of `extent`.
+
+        Fetches in hand lose what they have of it, so the container's own change need not wait for a
+        source that is away; of others, only the background's, it waits for the end.
+        """
         record = node.record
         if record is None or record.presence is None:
             return
         while True:
             touched = chunks_touched(extent.clip(record.presence.limit), record.presence.chunk)
             flying = self.flying(node, touched)
-            if not flying:
+            elsewhere = [flight for flight in flying if not flight.in_hand]
+            if not elsewhere:
+                for flight in flying:
+                    flight.chunks.difference_update(touched)
                 return
-            await flying[0].landed.wait()
+            await elsewhere[0].landed.wait()
 
-    async def _fetch(self, node: Node, chunks: list[int]) -> None:
-        record = node.record
-        assert record is not None
-        presence = record.presence
-        assert presence is not None
-        flight = self.claim(node, chunks)
+    async def _fetch(self, node: Node, record: Record, presence: Presence, flight: Flight) -> None:
         try:
             with self._demand():
                 await self.attach()
-                extents = list(coalesce(chunks, presence.chunk, presence.limit, FETCH_BYTES))
-                pieces = await self._source.fetch(record.source, record.version, extents)
-            for piece in pieces:
-                self._store.content.fill(node, piece.start, piece.data, piece.length)
-                self.progress.fetched_bytes += len(piece.data or b"")
-            self._store.content.filled(node, chunks)
+                extents = list(coalesce(sorted(flight.chunks), presence.chunk, presence.limit, FETCH_BYTES))
+                pieces = await self._source.fetch(record.source, record.version, extents) if extents else []
         except SourceChanged as error:
             self.problem(record.source, str(error))
             raise
-        finally:
-            self.land(node, flight)
+        self.progress.fetched_bytes += sum(len(piece.data or b"") for piece in pieces)
         self.progress.demand_fetches += 1
+        left = sorted(flight.chunks)
+        for extent in coalesce(left, presence.chunk, presence.limit, FETCH_BYTES):
+            for piece in pieces:
+                self._store.content.fill(node, piece, extent)
+        self._store.content.filled(node, left)
 
     def _window(self, node: Node) -> Window:
         window = self._windows.pop(node.ino, None)
@@ -206,8 +220,8 @@ class Hydrator:
         """All chunks of the file `ino` that are being fetched."""
         return {index for flight in self._flights.get(ino, ()) for index in flight.chunks}
 
-    def claim(self, node: Node, chunks: Iterable[int]) -> Flight:
-        flight = Flight(frozenset(chunks))
+    def claim(self, node: Node, chunks: Iterable[int], *, in_hand: bool) -> Flight:
+        flight = Flight(set(chunks), in_hand)
         self._flights.setdefault(node.ino, []).append(flight)
         node.held += 1
         return flight
@@ -228,12 +242,17 @@ class Hydrator:
     def demand_begins(self) -> None:
         self._demands += 1
         if self._demands == 1:
-            self.no_demand = trio.Event()
+            self._no_demand = trio.Event()
 
     def demand_ends(self) -> None:
         self._demands -= 1
         if self._demands == 0:
-            self.no_demand.set()
+            self._no_demand.set()
+
+    async def give_way(self) -> None:
+        """For the background: waits while demands are under way, but not for ever."""
+        with trio.move_on_after(GIVE_WAY_SECONDS):
+            await self._no_demand.wait()
 
     def wake(self) -> None:
         self.changed.set()

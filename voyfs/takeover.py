@@ -7,6 +7,7 @@ INIT goes to the kernel with a number that no request has, which the kernel refu
 ignores.
 """
 
+import ctypes
 import errno
 import os
 import select
@@ -49,6 +50,11 @@ _NOTIFY_RESEND = 7
 _UNWANTED = 1 << 30 | 0b111 << 7
 
 _READ_BYTES = MAX_WRITE + (1 << 16)
+
+# Buffers for calls that are kept in memory: pyfuse3 has 8 tasks that read when all is quiet, and one more for each
+# call that waits. Beyond these, a kill at the very moment when a buffer is first used may cost its caller an EIO.
+_BUFFERS = 16
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _MAX_AGAIN = 4096  # more calls than the kernel lets this connection have under way
 _SO_SNDBUFFORCE = 32
 
@@ -86,9 +92,11 @@ class StandIn:
         self.resends = _resend(self._real)
         ready = select.poll()
         ready.register(self._real, select.POLLIN)
+        buffer = bytearray(b"\1") * _READ_BYTES  # written to, hence resident: see keep_buffers_resident
         # What is sent again comes before anything new; a few new calls in between do no harm.
         while ready.poll(0) and len(self._again) < _MAX_AGAIN:
-            self._again.append(os.read(self._real, _READ_BYTES))
+            size = os.readv(self._real, [buffer])
+            self._again.append(bytes(memoryview(buffer)[:size]))
         return [resent for raw in self._again for resent in _resent(raw)]
 
     async def feed(self) -> None:
@@ -115,6 +123,26 @@ class StandIn:
 
     def replace(self) -> None:
         os.dup2(self._real, self._socket.fileno(), inheritable=False)
+
+
+def keep_buffers_resident() -> None:
+    """To be called before libfuse is: the memory that it will read calls into is resident from now on.
+
+    Where a reader of the connection is killed while the kernel copies a call into a page that it must first provide,
+    the kernel gives up and fails the *caller* with EIO (fuse_dev_do_read). Into resident pages it copies to the end,
+    and the call is sent again. libfuse takes its buffers from malloc, so malloc is given the pages beforehand, and told
+    to take the buffers from there and to return nothing.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    size = _BUFFERS * _READ_BYTES
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most that it takes: half an arena
+    libc.mallopt(_M_TRIM_THRESHOLD, 4 * size)
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
 
 
 def _enlarge(end: socket.socket) -> None:

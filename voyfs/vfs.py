@@ -274,7 +274,7 @@ class Vfs:
                     if uncovered:
                         await self._hydrator.ensure(node, presence.extent(uncovered[0]))
                     elif self._hydrator.flying(node, chunks_touched(extent, presence.chunk)):
-                        await self._hydrator.settled(node, extent)
+                        await self._hydrator.clear(node, extent)
                     else:
                         break
             return self._store.content.write(node, offset, data)
@@ -283,7 +283,7 @@ class Vfs:
         with self._using(ino) as node:
             record = node.record
             if record is not None and record.presence is not None:
-                await self._hydrator.settled(node, Extent(size, record.presence.limit))
+                await self._hydrator.clear(node, Extent(size, record.presence.limit))
             self._store.content.truncate(node, size)
 
     async def fsync(self, ino: int) -> None:

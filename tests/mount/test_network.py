@@ -274,15 +274,31 @@ def test_no_request_ends_the_daemon(pair: MakePair) -> None:
     assert made.mount.daemon == daemon
 
 
-def test_a_reader_that_waits_can_be_killed(pair: MakePair) -> None:
+def test_who_waits_for_the_source_can_be_killed(pair: MakePair) -> None:
     made = pair("--warm", prepare=some_files)
     os.listdir(made.path)
     made.server.stop()
-    with reading(made.path / "small") as reader:
+    listing = ["ls", made.path / "dir"]
+    with reading(made.path / "small") as reader, subprocess.Popen(listing, stdout=subprocess.PIPE) as lister:
         until(lambda: not made.mount.status()["source"]["reachable"])
-        reader.kill()
-        assert reader.wait(10) == -signal.SIGKILL
-    made.mount.unmount()  # its call is still under way in the daemon, and has nobody to answer
+        for process in (reader, lister):
+            process.kill()
+            assert process.wait(10) == -signal.SIGKILL
+    made.mount.unmount()  # a call is still under way in the daemon, and has nobody to answer
+
+
+def test_changes_that_need_no_source_do_not_wait_for_one(pair: MakePair) -> None:
+    """Not even those of chunks for which somebody waits."""
+    made = pair("--warm", prepare=some_files)
+    os.listdir(made.path)
+    made.server.stop()
+    with (made.path / "big").open("r+b") as big, reading(made.path / "big"):
+        until(lambda: not made.mount.status()["source"]["reachable"])
+        os.truncate(made.path / "small", 0)
+        assert bounded(lambda: os.pwrite(big.fileno(), b"w" * CHUNK, 8 * CHUNK)) == CHUNK
+        bounded(lambda: big.truncate(9 * CHUNK))
+    made.server.start()
+    assert (made.path / "big").read_bytes() == data(12 * MIB)[: 8 * CHUNK] + b"w" * CHUNK
 
 
 def test_threads_do_not_pile_up(pair: MakePair) -> None:

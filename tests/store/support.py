@@ -13,6 +13,7 @@ import trio
 from voyfs.core.entry import Entry, Version
 from voyfs.core.extents import Extent, chunks_touched
 from voyfs.core.limits import CHUNK
+from voyfs.ports import Piece
 from voyfs.store.store import Store
 from voyfs.store.tree import ROOT, Node
 
@@ -94,7 +95,7 @@ def fetched(store: Store, node: Node, *chunks: int, fill: bytes = b"s") -> None:
     assert node.record.presence is not None
     for index in chunks:
         extent = node.record.presence.extent(index)
-        store.content.fill(node, extent.start, fill * extent.length, extent.length)
+        store.content.fill(node, Piece(extent.start, extent.length, fill * extent.length), extent)
     store.content.filled(node, list(chunks))
 
 

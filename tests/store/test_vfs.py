@@ -106,7 +106,7 @@ async def test_one_reader_that_gives_up_does_not_take_the_others_with_it(tmp_pat
 
 
 @in_trio
-async def test_truncate_waits_for_the_fetch_of_what_it_cuts(tmp_path: Path) -> None:
+async def test_a_fetch_brings_nothing_back_that_was_cut_meanwhile(tmp_path: Path) -> None:
     """Else the bytes would land after the cut, and come back when the file grows."""
     async with mounted(tmp_path / "s") as made:
         ino = await made.look("f")
@@ -114,27 +114,57 @@ async def test_truncate_waits_for_the_fetch_of_what_it_cuts(tmp_path: Path) -> N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.vfs.read, ino, 2 * CHUNK, CHUNK)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(made.vfs.truncate, ino, 2 * CHUNK + 10)
-            await trio.testing.wait_all_tasks_blocked()
-            assert made.vfs.getattr(ino).size == len(CONTENT)
+            await made.vfs.truncate(ino, 2 * CHUNK + 10)  # needs no source, so it does not wait for one
+            await made.vfs.truncate(ino, 4 * CHUNK)
             go_on.set()
-        assert made.vfs.getattr(ino).size == 2 * CHUNK + 10
-        await made.vfs.truncate(ino, 4 * CHUNK)
         assert await made.read(ino) == CONTENT[: 2 * CHUNK + 10] + bytes(2 * CHUNK - 10)
 
 
 @in_trio
-async def test_a_write_waits_for_the_fetch_that_would_come_over_it(tmp_path: Path) -> None:
+async def test_a_fetch_does_not_come_over_what_was_written_meanwhile(tmp_path: Path) -> None:
     async with mounted(tmp_path / "s") as made:
         ino = await made.look("f")
         go_on = made.faulty.hold("fetch")
+        seen: list[bytes] = []
+
+        async def read() -> None:
+            seen.append(bytes(await made.vfs.read(ino, 0, 3 * CHUNK)))
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(made.vfs.read, ino, 0, CHUNK)
+            nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(made.vfs.write, ino, 0, b"w" * CHUNK)
-            await trio.testing.wait_all_tasks_blocked()
+            await made.vfs.write(ino, CHUNK, b"w" * CHUNK)
             go_on.set()
-        assert await made.read(ino) == b"w" * CHUNK + CONTENT[CHUNK:]
+        expected = CONTENT[:CHUNK] + b"w" * CHUNK + CONTENT[2 * CHUNK :]
+        assert seen == [expected[: 3 * CHUNK]]
+        assert await made.read(ino) == expected
+
+
+@in_trio
+async def test_a_change_waits_for_what_the_background_brings(tmp_path: Path) -> None:
+    """Another process writes that: it cannot be told to leave out a part."""
+    async with mounted(tmp_path / "s") as made:
+        ino = await made.look("f")
+        node = made.vfs.node(ino)
+        flight = made.hydrator.claim(node, [1, 2], in_hand=False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.vfs.write, ino, CHUNK, b"w" * CHUNK)
+            nursery.start_soon(made.vfs.truncate, ino, 2 * CHUNK)
+            await trio.testing.wait_all_tasks_blocked()
+            assert node.record is not None
+            assert node.record.presence is not None
+            assert node.record.presence.missing([1, 2]) == [1, 2]
+            assert made.vfs.getattr(ino).size == len(CONTENT)
+            made.hydrator.land(node, flight)
+        assert await made.read(ino) == CONTENT[:CHUNK] + b"w" * CHUNK
+
+
+@in_trio
+async def test_lasting_demand_does_not_hold_up_the_background_for_ever(tmp_path: Path) -> None:
+    async with mounted(tmp_path / "s") as made:
+        made.hydrator.demand_begins()
+        await made.hydrator.give_way()
+        made.hydrator.demand_ends()
 
 
 @in_trio

@@ -244,6 +244,9 @@ def mounted(address: str, mountpoint: Path, store: Path, *options: str | Path) -
     mount = Mount(address, mountpoint, store, *options)
     try:
         yield mount
+    except BaseException:
+        print(f"the log of {mountpoint}:", mount.log.read_text(), sep="\n", file=sys.stderr)
+        raise
     finally:
         mount.close()
 

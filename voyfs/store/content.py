@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 
 from voyfs.core.extents import Extent, chunks_touched
+from voyfs.ports import Piece
 from voyfs.store.record import ATTRIBUTES, NAMES, WRITTEN, Record
 from voyfs.store.records import Records
 from voyfs.store.tree import Node, Tree
@@ -202,11 +203,13 @@ class Content:
         self._touched(node, WRITTEN, written=True)
         self.settle(node)
 
-    def fill(self, node: Node, start: int, data: bytes | None, length: int) -> None:
-        """Bytes of the source for absent chunks; None is a hole, which the file has already."""
-        if data is not None:
+    def fill(self, node: Node, piece: Piece, extent: Extent) -> None:
+        """Writes what `piece`, of the source, has of the absent chunks `extent`. A hole is there already."""
+        start = max(piece.start, extent.start)
+        stop = min(piece.start + piece.length, extent.stop)
+        if piece.data is not None and start < stop:
             file = self._tree.file(node)
-            view = memoryview(data)[:length]
+            view = memoryview(piece.data)[start - piece.start : stop - piece.start]
             while view:
                 count = os.pwrite(file, view, start)
                 view = view[count:]
