@@ -16,6 +16,7 @@ from voyfs.core.extents import coalesce
 from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, BULK_JOBS
 from voyfs.hydrator import Flight, Hydrator
 from voyfs.logs import get_logger
+from voyfs.pacing import Pacer
 from voyfs.ports import BlockSource, BulkLane, FileDone, FileJob
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
@@ -38,15 +39,17 @@ class Background:
         bulk: BulkLane,
         hydrator: Hydrator,
         checkpoint: Callable[[], Awaitable[None]],
+        pacer: Pacer,
     ) -> None:
         """`checkpoint` makes what the records say durable and visible to their queries."""
+        self.pacer = pacer
+        self.running = 0  # jobs handed to the lane, not yet landed
         self._store = store
         self._source = source
         self._bulk = bulk
         self._hydrator = hydrator
         self._progress = hydrator.progress
         self._checkpoint = checkpoint
-        self._running = 0
 
     async def run(self) -> None:
         """Populates and fetches everything that can be had, then returns."""
@@ -123,11 +126,13 @@ class Background:
                     inos = [todo.popleft() for _ in range(min(len(todo), BULK_JOB_FILES))]
                     for plan in self._plan(inos):
                         await slots.acquire()
+                        await self.pacer.wait()
                         await self._hydrator.give_way()
                         claimed = self._claim(plan)
-                        self._running += 1
+                        self.pacer.spend(_size(claimed))
+                        self.running += 1
                         nursery.start_soon(self._run, claimed, slots)
-                elif self._running or not self._progress.populated:
+                elif self.running or not self._progress.populated:
                     await changed.wait()
                 else:
                     await self._write_down()
@@ -210,6 +215,7 @@ class Background:
             # Shielded: bytes may land until the lane says that it is done with them.
             with trio.CancelScope(shield=True):
                 outcomes = await self._bulk.run([job for _, _, job in claimed])
+            self.pacer.spend(sum(outcome.data_bytes for outcome in outcomes) - _size(claimed))
             for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
                 failure = self._landed(node, flight, job, outcome) or failure
         except (VoyfsError, OSError) as error:
@@ -221,13 +227,13 @@ class Background:
             self._progress.paused = ""
         else:
             await self._pause(failure)
-        self._running -= 1
+        self.running -= 1
         slots.release()
         self._hydrator.wake()
 
     def _landed(self, node: Node, flight: Flight, job: FileJob, outcome: FileDone) -> Exception | None:
         """Takes note of one file's outcome; gives the error if all had better wait a while."""
-        self._progress.fetched_bytes += outcome.data_bytes
+        self._progress.background_bytes += outcome.data_bytes
         error = outcome.error
         if error is None:
             self._store.content.filled(node, sorted(flight.chunks))
@@ -254,6 +260,10 @@ class Background:
             log.warning("hydration pauses", why=what)
             self._progress.paused = what
         await trio.sleep(RETRY_SECONDS)
+
+
+def _size(claimed: _Claimed) -> int:
+    return sum(extent.length for _, _, job in claimed for extent in job.extents)
 
 
 async def _ready(entries: Sequence[Entry]) -> Sequence[Entry]:

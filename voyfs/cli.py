@@ -16,6 +16,7 @@ import typer
 
 from voyfs import control, mounts
 from voyfs.core import errors
+from voyfs.core.bandwidth import parse_rate
 from voyfs.core.errors import VoyfsError
 from voyfs.supervisor import Settings, Supervisor
 from voyfs.syscalls import boot_id
@@ -38,6 +39,7 @@ STATUSES: list[tuple[type[VoyfsError], int]] = [
     (errors.InsecureError, 13),
     (errors.NotComplete, 14),
     (errors.ControlError, 15),
+    (errors.MetricsError, 17),
 ]
 SYSTEM = 16  # a file or a system call failed, outside all of these
 DIFFERENT = 1  # `verify` found differences, `fsck` problems
@@ -46,7 +48,8 @@ _EPILOG = (
     "Exit statuses: 0 done, 1 verify found differences or fsck problems, 2 usage, 3 source does not answer,"
     " 4 source refuses, 5 other trouble with the source, 6 store in use, 7 store of another export,"
     " 8 store layout, 9 store unusable, 10 mount point, 11 export path, 12 listen address,"
-    " 13 TLS material, 14 not everything local yet, 15 no daemon answers, 16 another error of the system."
+    " 13 TLS material, 14 not everything local yet, 15 no daemon answers, 16 another error of the system,"
+    " 17 address for metrics."
 )
 
 app = typer.Typer(
@@ -100,6 +103,12 @@ def mount(
     on_source_loss: Annotated[
         str, typer.Option(metavar="wait|eio[:SECONDS]", help="Reads of absent data while the source is away.")
     ] = "wait",
+    bandwidth: Annotated[
+        str, typer.Option(metavar="RATE", help="Limit of the background, bytes a second (50M, 1G; 0: none).")
+    ] = "0",
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
+    ] = None,
     cert: Cert = None,
     key: Key = None,
     ca: Ca = None,
@@ -118,7 +127,14 @@ def mount(
         ca=_absolute(ca),
         server_name=server_name,
         background=daemon,
+        bandwidth=_rate(bandwidth, "--bandwidth"),
+        metrics=metrics,
     )
+    figures = None
+    if metrics is not None:
+        from voyfs.metrics import bind
+
+        figures = bind(metrics)
     ready = _go_to_background() if daemon else None
 
     announced = False
@@ -133,7 +149,7 @@ def mount(
             os.close(ready)
 
     try:
-        Supervisor(settings).run(announce)
+        Supervisor(settings, figures).run(announce)
     except VoyfsError as error:
         if ready is not None and not announced:
             os.write(ready, json.dumps({"error": str(error), "kind": type(error).__name__}).encode())
@@ -189,6 +205,13 @@ def _loss_seconds(text: str) -> float | None:
     except ValueError:
         pass
     raise typer.BadParameter("is 'wait', 'eio' or 'eio:SECONDS'", param_hint="--on-source-loss")
+
+
+def _rate(text: str, what: str) -> int:
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=what) from None
 
 
 def _tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> Any:
@@ -265,6 +288,20 @@ def hydrate(
     with Live(auto_refresh=False) as live:
         for reply in control.call(store, "hydrate", wait=wait):
             live.update(_table(reply["status"]), refresh=True)
+
+
+@app.command()
+def bandwidth(
+    mountpoint: Mountpoint,
+    rate: Annotated[str, typer.Argument(metavar="RATE", help="Bytes a second: 50M, 1G; 0 for no limit.")],
+) -> None:
+    """Limits what the background brings a second; reads of what is missing are never held back."""
+    bytes_a_second = _rate(rate, "RATE")
+    control.ask(mounts.find(mountpoint).store, "bandwidth", rate=bytes_a_second)
+    print(
+        f"the background of {mountpoint} brings "
+        + (f"at most {_size(bytes_a_second)}/s" if bytes_a_second else "all it can")
+    )
 
 
 @app.command()
@@ -389,7 +426,8 @@ def _table(shown: dict[str, Any]) -> "Table":
     table.add_row("phase", shown["phase"])
     table.add_row("bytes", f"{_size(present)} of {_size(total)}{so_far}")
     table.add_row("files", f"{shown['files']['present']} of {shown['files']['total']}{so_far}")
-    table.add_row("rate", f"{_size(shown['rate'])}/s")
+    limit = f" of at most {_size(shown['bandwidth'])}/s" if shown["bandwidth"] else ""
+    table.add_row("rate", f"{_size(shown['rate'])}/s{limit}")
     if shown["eta_s"] is not None:
         table.add_row("left", f"{shown['eta_s']:.0f} s")
     reachable = "reachable" if shown["source"]["reachable"] else "not reachable"

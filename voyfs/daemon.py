@@ -1,6 +1,6 @@
 """Composition root of the mount's daemon: the only place where its parts are wired.
 
-Started by the supervisor as `python -m voyfs.daemon SETTINGS LIFELINE TAKING_OVER`. On the lifeline it says
+Started by the supervisor as `python -m voyfs.daemon SETTINGS LIFELINE TAKING_OVER METRICS`. On the lifeline it says
 "ready" when it has the store (and the source, if the store is new), receives the FUSE
 descriptor, and says "serving" when it answers the kernel; or it names what went wrong.
 """
@@ -17,14 +17,16 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from voyfs import control, listener
+from voyfs import control, listener, metrics
 from voyfs.background import Background
 from voyfs.bulk import BulkProcess
 from voyfs.core.errors import SourceUnreachable, VoyfsError
 from voyfs.fuse import Operations, forget
+from voyfs.gauges import families_of
 from voyfs.hydrator import Hydrator
 from voyfs.logs import get_logger
 from voyfs.operator import Operator
+from voyfs.pacing import Pacer
 from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.loss import SourceLoss
 from voyfs.rpc.tls import TlsFiles
@@ -50,11 +52,13 @@ FUSE_TASKS = 1024
 
 
 class Daemon:
-    def __init__(self, settings: Settings, lifeline: socket.socket, *, taking_over: bool) -> None:
-        """`taking_over`: the mount has users already, whom an earlier daemon served."""
+    def __init__(self, settings: Settings, lifeline: socket.socket, *, taking_over: bool, figures: int) -> None:
+        """`taking_over`: the mount has users already, whom an earlier daemon served. `figures`: the
+        listening socket for metrics, -1 if there is none."""
         self._settings = settings
         self._taking_over = taking_over
         self._lifeline = lifeline
+        self._figures = figures
         self._greeted = True  # or the source did not answer
         self._path = Path(settings.store)
 
@@ -136,7 +140,11 @@ class Daemon:
             server_name=self._settings.server_name,
             held=[self._store.lock],  # the next daemon must not begin before this process's last byte
         )
-        background = Background(self._store, self._source, bulk, self._hydrator, self.checkpoint)
+        # A rate that was set while mounted lasts as long as the mount.
+        rate = self._store.bandwidth if self._taking_over else None
+        pacer = Pacer(self._settings.bandwidth if rate is None else rate)
+        self._store.bandwidth = pacer.rate
+        background = Background(self._store, self._source, bulk, self._hydrator, self.checkpoint, pacer)
         async with trio.open_nursery() as nursery:
 
             def make_way() -> None:
@@ -160,6 +168,9 @@ class Daemon:
             nursery.start_soon(listener.serve, listener.listen(self._path), operator.handle)
             nursery.start_soon(self._checkpoints)
             nursery.start_soon(operator.sample)
+            if self._figures >= 0:
+                families = families_of(self._store, self._hydrator, background, self._source)
+                nursery.start_soon(metrics.serve, self._figures, families)
             if not self._settings.warm or self._store.hydrating:
                 operator.hydrate()
 
@@ -220,7 +231,10 @@ def main() -> None:
     lifeline = socket.socket(fileno=int(sys.argv[2]))
     os.set_inheritable(lifeline.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the supervisor decides
-    daemon = Daemon(settings, lifeline, taking_over=json.loads(sys.argv[3]))
+    figures = int(sys.argv[4])
+    if figures >= 0:
+        os.set_inheritable(figures, False)
+    daemon = Daemon(settings, lifeline, taking_over=json.loads(sys.argv[3]), figures=figures)
     try:
         sys.exit(trio.run(daemon.run))
     except* (VoyfsError, OSError) as group:

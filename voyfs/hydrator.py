@@ -18,6 +18,7 @@ from voyfs.core.entry import Entry
 from voyfs.core.errors import SourceChanged
 from voyfs.core.extents import Extent, chunks_touched, coalesce
 from voyfs.core.limits import FETCH_BYTES
+from voyfs.core.metrics import Histogram
 from voyfs.core.prefetch import Window
 from voyfs.core.presence import Presence
 from voyfs.logs import get_logger
@@ -49,15 +50,25 @@ class Flight:
 
 @dataclass(slots=True)
 class Progress:
-    """What the background is doing, for status."""
+    """What was done and what is being done, for status and metrics; counts are of this daemon."""
 
     populated: bool = False  # every directory of the source is known
     hydrated: bool = False  # and every byte is local
     ended: bool = False  # the background has done what it could
     paused: str = ""  # why nothing moves, empty when it does
-    fetched_bytes: int = 0  # over the network, by demand and background
-    demand_fetches: int = 0
+    demand_fetches: int = 0  # that somebody waited for
+    demand_bytes: int = 0  # of these
+    background_bytes: int = 0
+    seed_bytes: int = 0  # that a local tree had, so that they did not cross the network
+    written_bytes: int = 0  # by whoever uses the mount
+    hits: int = 0  # reads whose bytes were local
+    waits: Histogram = field(default_factory=Histogram)  # seconds, of the other reads
     problems: dict[bytes, str] = field(default_factory=dict)  # source path -> what is wrong
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Over the network."""
+        return self.demand_bytes + self.background_bytes
 
 
 class Hydrator:
@@ -141,9 +152,22 @@ class Hydrator:
         """
         record = node.record
         if record is None or record.presence is None or record.presence.complete:
+            self.progress.hits += 1
             return
         presence = record.presence
         wide = self._window(node).read(extent) if ahead else extent
+        if not presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk)):
+            self.progress.hits += 1
+            return
+        since = trio.current_time()
+        try:
+            await self._ensure(node, record, presence, extent, wide, demand=True)
+        finally:
+            self.progress.waits.observe(trio.current_time() - since)
+
+    async def _ensure(
+        self, node: Node, record: Record, presence: Presence, extent: Extent, wide: Extent, *, demand: bool
+    ) -> None:
         while not presence.complete:
             missing = presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk))
             if not missing:
@@ -158,7 +182,7 @@ class Hydrator:
             most = FETCH_BYTES // presence.chunk
             flight = self.claim(node, (claimable + others)[:most], in_hand=True)
             try:
-                await self._fetch(node, record, presence, flight)
+                await self._fetch(node, record, presence, flight, demand=demand)
             finally:
                 self.land(node, flight)
 
@@ -181,7 +205,7 @@ class Hydrator:
                 return
             await elsewhere[0].landed.wait()
 
-    async def _fetch(self, node: Node, record: Record, presence: Presence, flight: Flight) -> None:
+    async def _fetch(self, node: Node, record: Record, presence: Presence, flight: Flight, *, demand: bool) -> None:
         try:
             with self._demand():
                 await self.attach()
@@ -190,8 +214,12 @@ class Hydrator:
         except SourceChanged as error:
             self.problem(record.source, str(error))
             raise
-        self.progress.fetched_bytes += sum(len(piece.data or b"") for piece in pieces)
-        self.progress.demand_fetches += 1
+        count = sum(len(piece.data or b"") for piece in pieces)
+        if demand:
+            self.progress.demand_fetches += 1
+            self.progress.demand_bytes += count
+        else:
+            self.progress.background_bytes += count
         left = sorted(flight.chunks)
         for extent in coalesce(left, presence.chunk, presence.limit, FETCH_BYTES):
             for piece in pieces:
@@ -239,6 +267,11 @@ class Hydrator:
     def _demand(self) -> "_Demand":
         return _Demand(self)
 
+    @property
+    def demands(self) -> int:
+        """Calls to the source that somebody waits for."""
+        return self._demands
+
     def demand_begins(self) -> None:
         self._demands += 1
         if self._demands == 1:
@@ -275,7 +308,8 @@ class Hydrator:
                 if start is None:
                     return
                 first = start * record.presence.chunk
-                await self.ensure(node, Extent(first, min(first + FETCH_BYTES, record.presence.limit)))
+                extent = Extent(first, min(first + FETCH_BYTES, record.presence.limit))
+                await self._ensure(node, record, record.presence, extent, extent, demand=False)
         finally:
             node.held -= 1
             self._store.names.release(node)

@@ -86,6 +86,13 @@ class Operator:
                         await self._hydrator.changed.wait()
                         await trio.sleep(SAMPLE_SECONDS / 10)
                 yield {"done": True, "status": self.status()}
+            case "bandwidth":
+                rate = request["rate"]
+                if type(rate) is not int or not 0 <= rate < 1 << 62:
+                    raise ControlError("a rate is a whole number of bytes a second")
+                self._store.bandwidth = rate
+                self._background.pacer.change(rate)
+                yield {"done": True, "status": self.status()}
             case "verify":
                 if self._store.detached:
                     raise ControlError("detached already: there is no source to compare with")
@@ -212,6 +219,8 @@ class Operator:
             },
             "fetched_bytes": progress.fetched_bytes,
             "demand_fetches": progress.demand_fetches,
+            "demand_bytes": progress.demand_bytes,
+            "bandwidth": self._background.pacer.rate,
             "rate": rate,
             "eta_s": round(missing / rate, 1) if rate and populated else None,
             "paused": progress.paused,

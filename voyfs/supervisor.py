@@ -48,15 +48,19 @@ class Settings:
     ca: str | None = None
     server_name: str | None = None
     background: bool = False  # logs go to STORE/log
+    bandwidth: int = 0  # the background's, in bytes a second; 0: no limit
+    metrics: str | None = None  # HOST:PORT
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 class Supervisor:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: socket.socket | None = None) -> None:
+        """`metrics`: a listening socket on which each daemon answers for its figures."""
         self._settings = settings
         self._descriptor: int | None = None
+        self._metrics = metrics
         self._stopping = False
 
     def run(self, announce: Callable[[], None]) -> None:
@@ -119,13 +123,14 @@ class Supervisor:
     def _start(self, *, taking_over: bool) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Starts a daemon; returns when it has its store and, if that is new, its source."""
         lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        figures = self._metrics.fileno() if self._metrics is not None else -1
         with theirs:
             daemon = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "voyfs.daemon", self._settings.to_json()),
-                    *(str(theirs.fileno()), json.dumps(taking_over)),
+                    *(str(theirs.fileno()), json.dumps(taking_over), str(figures)),
                 ],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *([figures] if figures >= 0 else [])],
                 stdin=subprocess.DEVNULL,
             )
         try:

@@ -277,7 +277,9 @@ class Vfs:
                         await self._hydrator.clear(node, extent)
                     else:
                         break
-            return self._store.content.write(node, offset, data)
+            count = self._store.content.write(node, offset, data)
+            self._hydrator.progress.written_bytes += count
+            return count
 
     async def truncate(self, ino: int, size: int) -> None:
         with self._using(ino) as node:

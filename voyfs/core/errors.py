@@ -61,6 +61,10 @@ class ListenError(VoyfsError):
     """The address to listen on, or to connect to, is not an address or cannot be used."""
 
 
+class MetricsError(VoyfsError):
+    """The address for metrics is none, is taken, or is not on loopback."""
+
+
 class InsecureError(VoyfsError):
     """TLS material is needed off loopback, and is missing or unusable."""
 

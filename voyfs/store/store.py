@@ -121,6 +121,16 @@ class Store:
     def begin_hydration(self) -> None:
         self.records.set_meta(hydrating=1)
 
+    @property
+    def bandwidth(self) -> int | None:
+        """The background's limit in bytes a second, as last set; None if it never was."""
+        return self.records.meta("bandwidth")  # type: ignore[no-any-return]
+
+    @bandwidth.setter
+    def bandwidth(self, rate: int) -> None:
+        if rate != self.bandwidth:
+            self.records.set_meta(bandwidth=rate)
+
     def detach(self) -> None:
         """From now on the store is whole: no record waits for anything of the source."""
         self.records.forget_unseen()
