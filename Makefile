@@ -2,7 +2,7 @@
 bin := .venv/bin
 ARGS ?=
 
-.PHONY: setup check test demo bench protos lock clean
+.PHONY: setup check test torture demo bench protos lock clean
 
 setup:
 	@scripts/setup
@@ -18,6 +18,11 @@ check:
 
 test: setup
 	$(bin)/python -m pytest $(ARGS)
+
+# The long runs against the file system, an hour or more: hundreds of kills, link cuts and crash points, other seeds
+# each time. ARGS="-k kills", ARGS="--seed 7"
+torture: setup
+	$(bin)/python -m pytest --torture --timeout 7200 tests/store tests/rpc tests/mount tests/power $(ARGS)
 
 demo: setup
 	$(bin)/python -m benchmarks.demo $(ARGS)

@@ -3,6 +3,7 @@
 import errno
 import faulthandler
 import os
+import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,11 +31,21 @@ def torture(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--torture"))
 
 
+@pytest.fixture
+def seed(request: pytest.FixtureRequest, torture: bool) -> int:
+    """What random workloads are made from: in the long runs another one each time, which a failure names."""
+    asked = request.config.getoption("--seed")
+    if asked is not None:
+        return int(asked)
+    return random.randrange(1 << 16) if torture else 1
+
+
 @pytest.fixture(autouse=True)
 def hanging_calls_end(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Aborts this run's mounts when a test takes far too long: its calls fail, and so does the test."""
     marker = request.node.get_closest_marker("timeout")
-    seconds = float(marker.args[0] if marker else request.config.getini("timeout")) - EARLIER_SECONDS
+    asked = request.config.getoption("timeout") or request.config.getini("timeout")
+    seconds = float(marker.args[0] if marker else asked) - EARLIER_SECONDS
     timer = threading.Timer(seconds, _abort, [tmp_path_factory.getbasetemp()])
     timer.daemon = True
     timer.start()

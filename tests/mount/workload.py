@@ -1,8 +1,9 @@
 """Random operations on two trees at once, that must not tell one from the other.
 
 An operation is a function of a root; it is called for the mount, then for the plain directory, and
-must give the same value or the same errno. Everything is chosen from a seeded generator and from
-the plain directory's state, so a seed is a reproduction. The last steps are part of the failure.
+must give the same value or the same errno. Everything is chosen from `choose` (a seeded generator, or
+one that Hypothesis records and shrinks) and from the plain directory's state. The last steps are
+part of the failure. The plain directory is at any time the model of what the mount acknowledged.
 """
 
 import errno
@@ -25,54 +26,71 @@ AT_FDCWD = -100
 _CHUNK = 131_072
 
 
+# What a call on a mount says whose daemon and supervisor are gone.
+_CUT = (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+class Cut(Exception):
+    """The mount was taken away under a call: whether it was carried out is not known."""
+
+    def __init__(self, on_plain: Callable[[], None]) -> None:
+        """`on_plain` does on the plain directory what the call was to do."""
+        super().__init__("the mount is gone")
+        self.on_plain = on_plain
+
+
 class Workload:
-    def __init__(self, mount: Path, plain: Path, seed: int) -> None:
-        self.choose = random.Random(seed)
+    # how often, and the method's name
+    OPERATIONS = (
+        (6, "create"),
+        (12, "write"),
+        (10, "read"),
+        (3, "append"),
+        (8, "truncate"),
+        (8, "rename"),
+        (2, "rename_exchange"),
+        (2, "rename_noreplace"),
+        (6, "unlink"),
+        (3, "rmdir"),
+        (4, "mkdir"),
+        (4, "link"),
+        (2, "symlink"),
+        (2, "mknod"),
+        (3, "chmod"),
+        (3, "chown"),
+        (3, "utime"),
+        (4, "setxattr"),
+        (2, "removexattr"),
+        (3, "xattrs"),
+        (4, "open"),
+        (6, "use"),
+        (3, "close"),
+        (1, "fsync"),
+        (4, "mmap"),
+        (4, "listdir"),
+        (6, "stat"),
+        (2, "open_truncate"),
+        (2, "readlink"),
+        (1, "remove_tree"),
+    )
+
+    def __init__(self, mount: Path, plain: Path, choose: random.Random) -> None:
+        self.choose = choose
         self._roots = (os.fsencode(mount), os.fsencode(plain))
-        self._seed = seed
         self._handles: dict[int, tuple[int, int]] = {}
         self._slot = 0
         self._trace: deque[str] = deque(maxlen=25)
         self.done: Counter[str] = Counter()
-        self._operations: list[tuple[int, Callable[[], None]]] = [
-            (6, self.create),
-            (12, self.write),
-            (10, self.read),
-            (3, self.append),
-            (8, self.truncate),
-            (8, self.rename),
-            (2, self.rename_exchange),
-            (2, self.rename_noreplace),
-            (6, self.unlink),
-            (3, self.rmdir),
-            (4, self.mkdir),
-            (4, self.link),
-            (2, self.symlink),
-            (2, self.mknod),
-            (3, self.chmod),
-            (3, self.chown),
-            (3, self.utime),
-            (4, self.setxattr),
-            (2, self.removexattr),
-            (3, self.xattrs),
-            (4, self.open),
-            (6, self.use),
-            (3, self.close),
-            (1, self.fsync),
-            (4, self.mmap),
-            (4, self.listdir),
-            (6, self.stat),
-            (2, self.open_truncate),
-            (2, self.readlink),
-            (1, self.remove_tree),
+        self.operations: list[tuple[int, Callable[[], None]]] = [
+            (weight, getattr(self, name)) for weight, name in self.OPERATIONS
         ]
 
     # -- running ----------------------------------------------------------------------------
 
     def run(self, steps: int) -> None:
-        weights = [weight for weight, _ in self._operations]
+        weights = [weight for weight, _ in self.operations]
         for _ in range(steps):
-            (operation,) = self.choose.choices([call for _, call in self._operations], weights)
+            (operation,) = self.choose.choices([call for _, call in self.operations], weights)
             operation()
 
     def finish(self) -> None:
@@ -82,30 +100,40 @@ class Workload:
         self._handles.clear()
 
     def both(self, what: str, call: Callable[[bytes], Any]) -> Any:
-        self._trace.append(what)
-        self.done[what.split(" ", 1)[0]] += 1
-        mount, plain = (self._result(call, root) for root in self._roots)
-        self._agree(mount, plain)
-        return plain
+        return self._compared(what, call, *self._roots)
 
     def _both_open(self, what: str, slot: int, call: Callable[[int], Any]) -> None:
+        self._compared(what, call, *self._handles[slot])
+
+    def _compared(self, what: str, call: Callable[[Any], Any], on_mount: Any, on_plain: Any) -> Any:
         self._trace.append(what)
         self.done[what.split(" ", 1)[0]] += 1
-        mount, plain = (self._result(call, descriptor) for descriptor in self._handles[slot])
-        self._agree(mount, plain)
-
-    def _agree(self, mount: Any, plain: Any) -> None:
+        try:
+            mount = self._result(call, on_mount)
+        except ConnectionError as error:
+            raise Cut(lambda: self._result(call, on_plain)) from error
+        plain = self._result(call, on_plain)
         if mount != plain:
+            self._require_mount(call, on_plain)
             steps = "\n  ".join(self._trace).replace(LONGEST.decode(), "LONGEST")
-            raise AssertionError(
-                f"seed {self._seed}: the mount gave {_shown(mount)}, the directory {_shown(plain)}, after\n  {steps}"
-            )
+            raise AssertionError(f"the mount gave {_shown(mount)}, the directory {_shown(plain)}, after\n  {steps}")
+        return plain
+
+    def _require_mount(self, call: Callable[[Any], Any], on_plain: Any) -> None:
+        """Raises Cut when the mount is gone: of a call that takes several steps, some were done."""
+        try:
+            os.statvfs(self._roots[0])
+        except OSError as error:
+            raise Cut(lambda: self._result(call, on_plain)) from error
 
     @staticmethod
     def _result(call: Callable[[Any], Any], argument: Any) -> Any:
+        """What `call` gives, or the name of its errno. Raises ConnectionError when the mount is gone."""
         try:
             return call(argument)
         except OSError as error:
+            if error.errno in _CUT:
+                raise ConnectionError from error
             return errno.errorcode[error.errno or 0]
 
     # -- choosing ---------------------------------------------------------------------------
@@ -128,10 +156,9 @@ class Workload:
         """Mostly an existing entry with a mode that is `wanted`, sometimes anything."""
         entries = self._entries()
         if self.choose.random() < rate:
-            self.choose.shuffle(entries)
-            for path in entries:
-                if wanted(os.lstat(os.path.join(self._roots[1], path)).st_mode):
-                    return path
+            fitting = [path for path in entries if wanted(os.lstat(os.path.join(self._roots[1], path)).st_mode)]
+            if fitting:
+                return self.choose.choice(fitting)
         return os.path.join(self.choose.choice(entries), self.choose.choice(NAMES))
 
     def _file(self) -> bytes:
@@ -147,7 +174,11 @@ class Workload:
 
     def _data(self) -> bytes:
         size = self.choose.choice((1, 10, 4096, 5000, _CHUNK - 1, _CHUNK, _CHUNK + 1, 3 * _CHUNK))
-        return self.choose.randbytes(size)
+        return self._bytes(size)
+
+    def _bytes(self, size: int) -> bytes:
+        """Drawn as one number, so that a failure can be shrunk."""
+        return random.Random(self.choose.randrange(1 << 16)).randbytes(size)
 
     # -- operations -------------------------------------------------------------------------
 
@@ -209,7 +240,7 @@ class Workload:
         self._with("fsync", self._file(), os.O_RDWR, os.fsync)
 
     def mmap(self) -> None:
-        offset, data = self._offset(), self.choose.randbytes(self.choose.choice((1, 100, 5000)))
+        offset, data = self._offset(), self._bytes(self.choose.choice((1, 100, 5000)))
         shared = self.choose.random() < 0.7
 
         def use(fd: int) -> bytes:
@@ -261,9 +292,12 @@ class Workload:
         if path.count(b"/") < 3:
             return
 
+        def stop(error: OSError) -> None:
+            raise error
+
         def call(root: bytes) -> list[str]:
             failures = []
-            for at, directories, files in os.walk(os.path.join(root, path), topdown=False):
+            for at, directories, files in os.walk(os.path.join(root, path), topdown=False, onerror=stop):
                 for name in sorted(files):
                     failures.append(str(self._result(os.unlink, os.path.join(at, name))))
                 for name in sorted(directories):
@@ -380,8 +414,12 @@ class Workload:
         if len(self._handles) > 12 or not stat.S_ISREG(self._mode(path)):
             return
         flags = self.choose.choice((os.O_RDONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_APPEND))
-        opened = tuple(os.open(os.path.join(root, path), flags) for root in self._roots)
-        self._trace.append(f"open {self._slot} {path!r}")
+        opened: list[int] = []
+
+        def call(root: bytes) -> None:
+            opened.append(os.open(os.path.join(root, path), flags))
+
+        self.both(f"open {path!r} as {self._slot}", call)
         self._handles[self._slot] = (opened[0], opened[1])
         self._slot += 1
 

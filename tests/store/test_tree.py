@@ -85,6 +85,43 @@ def test_a_removed_file_comes_back_by_a_name_that_is_populated_later(tmp_path: P
         assert not os.listdir(tmp_path / "s" / "orphans")
 
 
+def test_a_file_parked_by_an_earlier_daemon_comes_back_by_another_name(tmp_path: Path) -> None:
+    """The next daemon does not know that `g` is a name of what is parked, until it meets it."""
+    with opened(tmp_path / "s") as store:
+        populate(store, root(store), entry("f", 9, size=CHUNK))
+        store.names.link(at(store, "f"), root(store), b"g")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        store.names.unlink(root(store), b"f")
+        ino = at(store, "g").ino
+        assert not os.listdir(tmp_path / "s" / "orphans")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        store.names.link(at(store, "g"), root(store), b"h")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        store.names.unlink(root(store), b"g")
+        assert os.listdir(tmp_path / "s" / "orphans") == [str(ino)]
+    with opened(tmp_path / "s", taking_over=True) as store:
+        node, status = store.tree.child(root(store), b"h")
+        assert store.content.attributes(node, status).nlink == 1
+        assert not os.listdir(tmp_path / "s" / "orphans")
+
+
+def test_a_parked_file_with_a_name_that_nobody_met_may_get_another(tmp_path: Path) -> None:
+    """The kernel knows that name since an earlier daemon, and asks for no lookup."""
+    with opened(tmp_path / "s") as store:
+        populate(store, root(store), entry("f", 9, size=CHUNK))
+        store.names.link(at(store, "f"), root(store), b"g")
+        ino = at(store, "f").ino
+    with opened(tmp_path / "s", taking_over=True) as store:
+        store.names.unlink(root(store), b"f")
+        store.names.link(store.tree.node(ino), root(store), b"h")
+        assert nlink(store, at(store, "h")) == 2
+        assert not os.listdir(tmp_path / "s" / "orphans")
+        store.names.unlink(root(store), b"h")
+        store.names.unlink(root(store), b"g")
+        with pytest.raises(FileNotFoundError):
+            store.names.link(store.tree.node(ino), root(store), b"h")
+
+
 def test_a_failed_populating_gives_a_parked_file_back(tmp_path: Path) -> None:
     with opened(tmp_path / "s") as store:
         populate(store, root(store), directory("a", 2), entry("f", 9, size=4, nlink=2))

@@ -100,7 +100,7 @@ class Names:
             os.chmod(name, permissions | special, dir_fd=directory)
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
-        if node.parked and not node.others:
+        if node.parked and self._tree.status(node).st_nlink == 1:
             raise OSError(errno.ENOENT, "removed already")
         if self.intents.begun(Change.LINK, parent.ino, name) == node.ino and self._at(parent, name) is node:
             self._retimed(node)
@@ -120,7 +120,7 @@ class Names:
             )
         finally:
             os.close(held)
-        self._tree.add_name(node, parent.ino, name)
+        self._tree.known(parent, name, node.ino, node.kind)
         self._retimed(node)
         self.changed(parent)
 

@@ -101,6 +101,8 @@ class Tree:
         root.held = 1
         self.nodes = {ROOT: root}
         self._heed_cuts = heed_cuts
+        # parked by an earlier daemon, and not met yet
+        self._left = {int(name) for name in os.listdir(orphans)}
 
     def close(self) -> None:
         self._directories.close()
@@ -116,7 +118,11 @@ class Tree:
     def child(self, parent: Node, name: bytes) -> tuple[Node, os.stat_result]:
         """What `name` in `parent` is. Raises FileNotFoundError."""
         status = os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
+        met = self.nodes.get(status.st_ino)
+        parked = status.st_ino in self._left if met is None else met.parked
         node = self.known(parent, name, status.st_ino, stat.S_IFMT(status.st_mode))
+        if parked:  # no longer, which its link count tells
+            status = os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
         self._heed(node, status)
         return node, status
 
@@ -137,6 +143,8 @@ class Tree:
     def known(self, parent: Node, name: bytes, ino: int, kind: int) -> Node:
         """The node `ino`, which was just seen as `name` in `parent`."""
         node = self.nodes.get(ino)
+        if node is None and ino in self._left and kind != stat.S_IFDIR:
+            node = self.parked(ino)
         if node is None:
             node = Node(ino, parent.ino, name, kind, self._records.get(ino))
             self.nodes[ino] = node
@@ -192,6 +200,7 @@ class Tree:
     def parked(self, ino: int) -> Node | None:
         """The node that is parked as `ino`, if there is one."""
         name = b"%d" % ino
+        self._left.discard(ino)
         try:
             status = os.stat(name, dir_fd=self._roots[ORPHANS], follow_symlinks=False)
         except FileNotFoundError:
