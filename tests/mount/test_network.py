@@ -1,6 +1,7 @@
 """A source that goes away, comes back, and changes; many readers; demand against background."""
 
 import errno
+import mmap
 import os
 import signal
 import subprocess
@@ -288,16 +289,25 @@ def test_who_waits_for_the_source_can_be_killed(pair: MakePair) -> None:
 
 
 def test_changes_that_need_no_source_do_not_wait_for_one(pair: MakePair) -> None:
-    """Not even those of chunks for which somebody waits."""
+    """Not even those of chunks for which somebody waits; past the page cache, whose pages the kernel locks itself."""
     made = pair("--warm", prepare=some_files)
     os.listdir(made.path)
     made.server.stop()
-    with (made.path / "big").open("r+b") as big, reading(made.path / "big"):
-        until(lambda: not made.mount.status()["source"]["reachable"])
-        os.truncate(made.path / "small", 0)
-        assert bounded(lambda: os.pwrite(big.fileno(), b"w" * CHUNK, 8 * CHUNK)) == CHUNK
-        bounded(lambda: big.truncate(9 * CHUNK))
-    made.server.start()
+    with (made.path / "big").open("r+b") as big, ThreadPoolExecutor() as pool:
+        direct = os.open(made.path / "big", os.O_RDONLY | os.O_DIRECT)
+        try:
+            buffer = mmap.mmap(-1, 4 * CHUNK)
+            reader = pool.submit(os.preadv, direct, [buffer], 8 * CHUNK)
+            until(lambda: not made.mount.status()["source"]["reachable"])
+            os.truncate(made.path / "small", 0)
+            assert bounded(lambda: os.pwrite(big.fileno(), b"w" * CHUNK, 8 * CHUNK)) == CHUNK
+            bounded(lambda: big.truncate(9 * CHUNK))
+            assert not reader.done()
+        finally:
+            made.server.start()
+        assert reader.result(SECONDS) == CHUNK
+        assert buffer[:CHUNK] == b"w" * CHUNK
+        os.close(direct)
     assert (made.path / "big").read_bytes() == data(12 * MIB)[: 8 * CHUNK] + b"w" * CHUNK
 
 
