@@ -22,7 +22,7 @@ test: setup
 # The long runs against the file system, an hour or more: hundreds of kills, link cuts and crash points, other seeds
 # each time. ARGS="-k kills", ARGS="--seed 7"
 torture: setup
-	$(bin)/python -m pytest --torture --timeout 7200 tests/store tests/rpc tests/mount tests/power $(ARGS)
+	$(bin)/python -m pytest --torture --timeout 7200 tests/demo tests/store tests/rpc tests/mount tests/power $(ARGS)
 
 demo: setup
 	$(bin)/python -m benchmarks.demo $(ARGS)

@@ -73,15 +73,11 @@ def test_the_demo_holds_what_it_shows(tmp_path: Path) -> None:
     assert left_by(said) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(number: signal.Signals) -> None:
-    """At another moment each time: nothing may depend on it. The moment is in the message if it fails."""
+def _interrupt(number: signal.Signals, phase: str, pause: float) -> None:
+    """Ends a demo by signal NUMBER, PAUSE seconds after its line PHASE."""
     with running() as (process, said):
-        phase = random.choice(PHASES)
-        read_to(process, said, "hosts a, b")
-        if phase in PHASES[3:] or random.random() < 0.5:
-            read_to(process, said, phase)
-        pause = random.uniform(0, 1)
+        read_to(process, said, "hosts a, b")  # names what must be gone afterwards
+        read_to(process, said, phase)
         time.sleep(pause)  # not to wait for anything: to be anywhere within the phase
         process.send_signal(number)
         assert process.stdout is not None
@@ -92,3 +88,16 @@ def test_an_interrupted_demo_leaves_nothing(number: signal.Signals) -> None:
         assert "everything was removed" in said[-1], message
         assert "Traceback" not in "".join(said), message
     assert left_by(said) == [], message
+
+
+@pytest.mark.parametrize(("number", "phase"), [(signal.SIGTERM, "prepare:"), (signal.SIGINT, "hydrate:")])
+def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, phase: str) -> None:
+    _interrupt(number, phase, 0)
+
+
+@pytest.mark.timeout(3600)
+def test_a_demo_interrupted_at_any_moment_leaves_nothing(torture: bool, seed: int) -> None:
+    """The moment is in the message if it fails."""
+    choose = random.Random(seed)
+    for _ in range(20 if torture else 1):
+        _interrupt(choose.choice((signal.SIGINT, signal.SIGTERM)), choose.choice(PHASES), choose.uniform(0, 1))
