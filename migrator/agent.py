@@ -22,6 +22,7 @@ from migrator.core.errors import CannotListen, MigratorError
 from migrator.core.plan import Options
 from migrator.disk import VoyfsDisk
 from migrator.holder import Holder, TargetPorts
+from migrator.inspector import HostInspector
 from migrator.journal import FileJournal
 from migrator.local import LocalServer, Reply
 from migrator.migrations import Here, Migrations
@@ -67,11 +68,13 @@ class Agent:
         self._disk = VoyfsDisk(settings.voyfs, settings.material, settings.state)
         network = VethNetwork()
         journal = FileJournal(settings.state / "journal")
+        inspector = HostInspector(settings.material)
         self._holder = Holder(
-            TargetPorts(self._runtime, network, self._disk, self._clock, journal), PurePosixPath(settings.state)
+            TargetPorts(self._runtime, network, self._disk, self._clock, journal, inspector),
+            PurePosixPath(settings.state),
         )
         self._migrations = Migrations(
-            SourcePorts(self._runtime, network, self._disk, self._clock),
+            SourcePorts(self._runtime, network, self._disk, self._clock, inspector),
             journal,
             self._holder,
             self._connect,
@@ -129,6 +132,8 @@ class Agent:
                 )
                 yield from ({"event": event} for event in self._migrations.follow(migration))
                 yield {}
+            case "check":
+                yield {"survey": self._migrations.check(request["container"], request["target"])}
             case "follow":
                 yield from ({"event": event} for event in self._migrations.follow(request["migration"]))
                 yield {}

@@ -17,7 +17,7 @@ from rich.console import Console
 from migrator import local, show
 from migrator.core.address import DEFAULT_PORT, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
-from migrator.core.errors import STATUS_TABLE, Insecure, MigratorError, by_kind, describe
+from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigratorError, by_kind, describe
 
 STATE = Path("/var/lib/migrator")
 SOCKET = Path("/run/migrator/agent.sock")
@@ -67,16 +67,29 @@ def migrate(
     remove_source: Annotated[
         bool, typer.Option("--remove-source", help="Delete the container's root directory on this host at the end.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Moves a container; goes on in the agent if this command is interrupted."""
-    try:
-        parse_address(target)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="TARGET") from None
+    _require_address(target)
+    if dry_run:
+        _check(socket, as_json, container, target)
+        return
     options = {"verify": verify, "remove_source": remove_source}
     _follow(socket, as_json, "migrate", container=container, target=target, options=options)
+
+
+@app.command()
+def check(
+    container: Annotated[str, typer.Argument(help="Name (ID) of a running container of this host.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET[:PORT]", help="The agent of the host it would go to.")],
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Says whether a container could be moved, and what it would cost; touches nothing."""
+    _require_address(target)
+    _check(socket, as_json, container, target)
 
 
 @app.command()
@@ -114,6 +127,26 @@ def list_all(as_json: Json = False, socket: Socket = SOCKET) -> None:
     console = Console()
     show.print_containers(console, reply["containers"])
     show.print_migrations(console, reply["migrations"])
+
+
+def _require_address(target: str) -> None:
+    try:
+        parse_address(target)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="TARGET") from None
+
+
+def _check(socket: Path, as_json: bool, container: str, target: str) -> None:
+    """Show what a migration would find; raises CheckFailed if it could not be made."""
+    *_, reply = local.call(socket, "check", container=container, target=target)
+    found = reply["survey"]
+    if as_json:
+        _print_json(found)
+    else:
+        show.print_survey(Console(), found)
+    failed = [row for row in found["checks"] if row["state"] == "fails"]
+    if failed:
+        raise CheckFailed(f"container {container} cannot be moved: {failed[0]['problem']}", remedy=failed[0]["remedy"])
 
 
 def _follow(socket: Path, as_json: bool, op: str, **arguments: Any) -> None:

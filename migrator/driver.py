@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from migrator.core import limits
+from migrator.core import limits, preflight
 from migrator.core.errors import Lost, MigratorError, PeerUnreachable, Stranded, Unfinished, describe
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Phase, Step, source_step
 from migrator.core.plan import Container, ImagePiece
+from migrator.core.prediction import Prediction, outcome
 from migrator.ports import Dump, Export, Peer, Publish, Record, Report, SourceLink
-from migrator.preparation import SourcePorts, Task, examine, order_for
+from migrator.preparation import SourcePorts, Task, order_for, survey
 from migrator.recorder import Counter, Recorder
 
 
@@ -42,6 +43,7 @@ class Driver:
         self._link: SourceLink | None = None
         self._dump: Dump | None = None
         self._image_bytes = 0
+        self._prediction: Prediction | None = None  # also after a restart, which forgets it
 
     def run(self) -> dict[str, Any]:
         """Migrate; the result as JSON. On an error before commit the source runs again when it is raised."""
@@ -106,7 +108,9 @@ class Driver:
     def _prepare(self) -> None:
         task, ports, step = self.task, self._ports, self._recorder.step
         with step(Phase.PREPARE, "preflight"):
-            subject = examine(task, ports, self._peer)
+            found = survey(task.container, ports, self._peer)
+            preflight.raise_first(found.rows)
+        subject, self._prediction = found.subject, found.prediction
         container, identity = self._container, self._identity = subject.container, subject.identity
         with step(Phase.PREPARE, "export"):
             self._export = ports.disk.export(container.root, f"{task.listen_host}:0")
@@ -361,11 +365,13 @@ class Driver:
 
     def result(self) -> dict[str, Any]:
         """What came of it, as JSON."""
+        timeline = self._recorder.timeline.to_json()
         return {
             "migration": self.task.migration,
             "container": self.task.container,
             "target": self._peer.address,
             "outcome": "moved",
             "image_bytes": self._image_bytes,
-            "timeline": self._recorder.timeline.to_json(),
+            "prediction": outcome(self._prediction.to_json(), timeline) if self._prediction else None,
+            "timeline": timeline,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,11 +18,24 @@ import structlog
 
 from migrator.core import bundle, limits
 from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
+from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import TARGET_COPY, Copy, Hold, Word, target_step
 from migrator.core.plan import ImagePiece, Order, Progress, is_name
 from migrator.core.preflight import TargetFacts
-from migrator.ports import Clock, Disk, Journal, Mounted, Network, Record, Report, Restore, Runtime, TargetLink
+from migrator.ports import (
+    Clock,
+    Disk,
+    Inspector,
+    Journal,
+    Mounted,
+    Network,
+    Record,
+    Report,
+    Restore,
+    Runtime,
+    TargetLink,
+)
 from migrator.recorder import Steps
 
 log = structlog.get_logger(__name__)
@@ -37,6 +50,7 @@ class TargetPorts:
     disk: Disk
     clock: Clock
     journal: Journal
+    inspector: Inspector
 
 
 @dataclass(slots=True)
@@ -76,15 +90,15 @@ class Holder:
         self._moves: dict[str, Move] = {}
         self._lock = threading.Lock()
 
-    def probe(self, container: str, identity: Identity | None) -> TargetFacts:
-        """What is here, and what is in the way."""
+    def probe(self, container: str, identity: Identity | None, needs: Needs) -> TargetFacts:
+        """What is here, and what is in the way of a container that NEEDS something of its host."""
         if not is_name(container):
             raise Refused(f"'{container}' is no name of a container")
         ports, directory = self._ports, str(self._containers / container)
         conflicts = (False, False, True, ()) if identity is None else ports.network.conflicts(identity)
         namespace, port, bridge, addresses = conflicts
+        host = ports.runtime.facts("target", ports.disk.problem())
         return TargetFacts(
-            host=ports.runtime.facts("target", ports.disk.problem()),
             container_taken=ports.runtime.exists(container),
             directory=directory,
             directory_taken=ports.disk.taken(directory),
@@ -93,6 +107,10 @@ class Holder:
             bridge_present=bridge,
             addresses_taken=addresses,
             disk_free=ports.disk.free_bytes(directory),
+            inodes_free=ports.inspector.inodes_free(directory),
+            cpu_problem=ports.inspector.cpu_problem(needs.cpu),
+            missing=ports.inspector.missing(needs.paths),
+            host=replace(host, traits=ports.inspector.traits()),  # last: it tells the time
         )
 
     def prepare(self, order: Order) -> Report:

@@ -24,7 +24,7 @@ from migrator.driver import Driver
 from migrator.feed import Feed
 from migrator.holder import Holder
 from migrator.ports import AskingPeer, Export, Journal, Peer
-from migrator.preparation import SourcePorts, Task
+from migrator.preparation import SourcePorts, Task, survey
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +75,14 @@ class Migrations:
             peer.close()
             raise
         return migration
+
+    def check(self, container: str, target: str) -> dict[str, Any]:
+        """What a migration would find, as JSON (`Survey`); nothing is touched."""
+        peer = self._connect(target)
+        try:
+            return survey(container, self._ports, peer).to_json()
+        finally:
+            peer.close()
 
     def follow(self, migration: str) -> Iterator[Mapping[str, Any]]:
         """What it tells, from its start to its end; raises MigrationUnknown if it does not run in this agent."""

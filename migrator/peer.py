@@ -5,6 +5,8 @@ It must not know what the words do.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,15 +17,21 @@ from migrator.core import limits
 from migrator.core.address import join_address
 from migrator.core.argv import Tls
 from migrator.core.errors import PeerRefused, PeerUnreachable
+from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Outcome
 from migrator.core.plan import ImagePiece, Order, Progress
+from migrator.core.prediction import Link
 from migrator.core.preflight import TargetFacts
 from migrator.generated import migrator_pb2 as pb
 from migrator.generated.migrator_pb2_grpc import PeerStub
 from migrator.ports import Report
 
 T = TypeVar("T")
+
+LINK_WORDS: Final = 3  # the first may have to wake somebody
+# No link compresses it, and one piece is as good as many.
+_FILLER: Final = os.urandom(limits.IMAGE_PIECE_BYTES)
 
 # A link that is cut is noticed within KEEPALIVE + its timeout, though a dump is under way over it.
 OPTIONS: Final = [
@@ -56,9 +64,11 @@ class GrpcPeer:
             self._channel = grpc.secure_channel(self.address, tls.channel_credentials(material), OPTIONS)
         self._stub = PeerStub(self._channel)
 
-    def probe(self, container: str, identity: Identity | None) -> TargetFacts:
+    def probe(self, container: str, identity: Identity | None, needs: Needs) -> TargetFacts:
         """See ports.Peer. It is the first call, and tells a refusal from a silence."""
-        request = pb.ProbeRequest(container=container, identity=wire.identity_to_wire(identity))
+        request = pb.ProbeRequest(
+            container=container, identity=wire.identity_to_wire(identity), needs=wire.needs_to_wire(needs)
+        )
         try:
             self._connect()
             return wire.facts_from_wire(self._call(self._stub.Probe, request, limits.PREPARE_SECONDS))
@@ -69,6 +79,29 @@ class GrpcPeer:
                     remedy="both need certificates that the same --ca has signed, bearing the names they are called by",
                 ) from None
             raise
+
+    def measure(self) -> Link:
+        """See ports.Peer. As much as goes over in a fraction of a second, and the time until it was all there."""
+        round_trip = min(self._timed(lambda: self.standing("")) for _ in range(LINK_WORDS))
+        pieces = (pb.Filler(data=_FILLER) for _ in range(limits.LINK_BYTES // limits.IMAGE_PIECE_BYTES))
+        sent: list[float] = []
+
+        def timed() -> Iterator[pb.Filler]:
+            start = time.monotonic()
+            for piece in pieces:
+                sent.append(time.monotonic())
+                if sent[-1] - start > limits.LINK_SECONDS:
+                    return
+                yield piece
+
+        self._call(self._stub.Measure, timed(), limits.CALL_SECONDS)
+        took = time.monotonic() - sent[0] - round_trip
+        return Link(len(sent) * limits.IMAGE_PIECE_BYTES / max(took, 1e-6), round_trip)
+
+    def _timed(self, act: Callable[[], object]) -> float:
+        start = time.monotonic()
+        act()
+        return time.monotonic() - start
 
     def prepare(self, order: Order) -> Report:
         """See ports.Peer."""

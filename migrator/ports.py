@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from migrator.core.host import Needs, Traits
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Outcome
 from migrator.core.plan import Container, ImagePiece, Order, Progress
+from migrator.core.prediction import Link
 from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.core.timeline import Measured
 
@@ -115,6 +117,25 @@ class Restore(Protocol):
 
     def discard(self) -> None:
         """Kill whatever was restored and remove all that was made; what this has not made stays."""
+
+
+class Inspector(Protocol):
+    """Looks at this host, and at containers on it, without touching anything."""
+
+    def traits(self) -> Traits:
+        """What this host is."""
+
+    def needs(self, container: Container, trees: Sequence[str]) -> Needs:
+        """What a running container needs of a host; TREES: directories of this host that are moved with it."""
+
+    def cpu_problem(self, image: bytes) -> str:
+        """What this CPU lacks of the one in CRIU's image; empty if nothing."""
+
+    def missing(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Those of PATHS that do not exist here."""
+
+    def inodes_free(self, directory: str) -> int:
+        """How many more files the file system of DIRECTORY takes; -1: as many as it has space for."""
 
 
 class SourceLink(Protocol):
@@ -292,8 +313,11 @@ class Peer(Protocol):
     def address(self) -> str:
         """HOST:PORT."""
 
-    def probe(self, container: str, identity: Identity | None) -> TargetFacts:
-        """What is there, and what is in the way of this container."""
+    def probe(self, container: str, identity: Identity | None, needs: Needs) -> TargetFacts:
+        """What is there, and what is in the way of this container, which NEEDS something of its host."""
+
+    def measure(self) -> Link:
+        """How fast the way there is; takes a fraction of a second."""
 
     def prepare(self, order: Order) -> Report:
         """Build network, mount and bundle; fetch what restoring will need."""

@@ -1,19 +1,22 @@
 """What a migration finds out, and lays down, before anything is touched: the checks of both ends, and the order.
 
-It must not change anything on either host: `migrator check` will be this and no more.
+It must not change anything on either host: `migrator check` is this and no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from migrator.core import bundle, preflight
-from migrator.core.errors import Unsupported
+from migrator.core import bundle, preflight, suitability
+from migrator.core.errors import PeerRefused, PeerUnreachable, Unsupported
 from migrator.core.identity import Identity
 from migrator.core.plan import Container, Options, Order
-from migrator.core.preflight import SourceFacts
-from migrator.ports import Clock, Disk, Network, Peer, Runtime
+from migrator.core.prediction import Link, Load, Prediction, predict
+from migrator.core.preflight import Row, SourceFacts
+from migrator.core.timeline import human_bytes
+from migrator.ports import Clock, Disk, Inspector, Network, Peer, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class SourcePorts:
     network: Network
     disk: Disk
     clock: Clock
+    inspector: Inspector
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,27 @@ class Subject:
     files: Mapping[str, bytes]  # by destination: contents of read-only host files
 
 
-def examine(task: Task, ports: SourcePorts, peer: Peer) -> Subject:
-    """Check both ends; raises the first check's error that failed."""
-    container = ports.runtime.inspect(task.container)
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What both ends say before anything is touched; without a prediction where the target does not answer."""
+
+    subject: Subject
+    rows: tuple[Row, ...]
+    prediction: Prediction | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "container": self.subject.container.name,
+            "ready": all(row.ok for row in self.rows),
+            "checks": [row.to_json() for row in self.rows],
+            "prediction": self.prediction.to_json() if self.prediction else None,
+        }
+
+
+def survey(name: str, ports: SourcePorts, peer: Peer) -> Survey:
+    """Check both ends. Raises only where there is no container to check."""
+    container = ports.runtime.inspect(name)
     contents = ports.runtime.host_files(container)
     sizes = {path: len(content) for path, content in contents.items()}
     identity, network_problem = None, ""
@@ -56,13 +78,31 @@ def examine(task: Task, ports: SourcePorts, peer: Peer) -> Subject:
         identity = ports.network.examine(container)
     except Unsupported as error:
         network_problem = error.message
-    host = ports.runtime.facts("source", ports.disk.problem())
-    facts = SourceFacts(host=host, bind_sizes=sizes, network_problem=network_problem)
-    preflight.raise_first(preflight.source_rows(container, facts))
-    found = peer.probe(container.name, identity)
-    preflight.raise_first(preflight.target_rows(container, identity, found))
-    files = {bind.destination: contents[bind.source] for bind in bundle.bind_mounts(container.config, sizes)}
-    return Subject(container, identity, files)
+    trees = [container.root] if container.root_is_directory else []
+    host = replace(ports.runtime.facts("source", ports.disk.problem()), traits=ports.inspector.traits())
+    needs = ports.inspector.needs(container, trees)
+    facts = SourceFacts(host=host, bind_sizes=sizes, network_problem=network_problem, needs=needs)
+    rows = [*preflight.source_rows(container, facts), *suitability.source_rows(container, facts)]
+    files = {
+        bind.destination: contents[bind.source]
+        for bind in bundle.bind_mounts(container.config, sizes)
+        if bind.is_host_file
+    }
+    subject = Subject(container, identity, files)
+    try:
+        found = peer.probe(container.name, identity, needs)
+        facts = replace(facts, host=replace(host, traits=replace(host.traits, wall=ports.clock.wall())))
+        link = peer.measure()
+    except (PeerUnreachable, PeerRefused) as error:
+        rows.append(Row("agent", "target", error.message, error.remedy, type(error)))
+        return Survey(subject, tuple(rows), None)
+    rows += [Row("agent", "target", found=_link_text(peer.address, link))]
+    rows += [*preflight.target_rows(container, identity, found), *suitability.target_rows(container, facts, found)]
+    return Survey(subject, tuple(rows), predict(link, Load(container.memory_bytes, needs.disk_bytes, needs.disk_files)))
+
+
+def _link_text(address: str, link: Link) -> str:
+    return f"{address}, {human_bytes(link.rate)}/s, a word there and back takes {link.round_trip * 1000:.1f} ms"
 
 
 def order_for(task: Task, ports: SourcePorts, subject: Subject, export: str) -> Order:

@@ -51,7 +51,13 @@ class Servicer(PeerServicer):
     def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
         identity = wire.identity_from_wire(request.identity) if request.HasField("identity") else None
         with _errors(context):
-            return wire.facts_to_wire(self._holder.probe(request.container, identity))
+            needs = wire.needs_from_wire(request.needs)
+            return wire.facts_to_wire(self._holder.probe(request.container, identity, needs))
+
+    def Measure(self, request_iterator: Iterator[pb.Filler], context: grpc.ServicerContext) -> pb.Done:
+        for _ in request_iterator:
+            pass
+        return pb.Done()
 
     def Prepare(self, request: pb.PrepareRequest, context: grpc.ServicerContext) -> pb.Report:
         with _errors(context):

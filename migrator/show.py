@@ -11,6 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from migrator.core.timeline import human_bytes, milliseconds, rows
 
@@ -101,6 +102,44 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
     down = timeline["downtime_s"]
     if down is not None:
         console.print(f"downtime: {milliseconds(down)} (from the pause to the open network)")
+    if result.get("prediction") is not None:
+        print_prediction(console, result["prediction"])
+
+
+STATES: Final = {"ok": "green", "warning": "yellow", "fails": "bold red"}
+
+
+def print_survey(console: Console, survey: Mapping[str, Any]) -> None:
+    """One row a check, with what to do where it failed; then what the migration would cost."""
+    table = Table(box=None)
+    for title in ("check", "host", "result", "found"):
+        table.add_column(title, overflow="fold")
+    for row in survey["checks"]:
+        said = row["problem"] or row["found"]
+        if row["problem"] and row["remedy"]:
+            said = f"{said}\n-> {row['remedy']}"
+        state = row["state"]
+        table.add_row(Text(row["check"]), row["host"], Text(state, style=STATES[state]), Text(said))
+    console.print(table)
+    if (found := survey["prediction"]) is not None:
+        print_prediction(console, found)
+
+
+def print_prediction(console: Console, found: Mapping[str, Any]) -> None:
+    """What was predicted, from what; and what came of it, once that is known."""
+    dirty = f", {human_bytes(found['dirty_rate'])}/s of it changing" if found["dirty_rate"] is not None else ""
+    rows = [
+        (
+            "downtime",
+            "downtime_s",
+            f"{human_bytes(found['memory_bytes'])} of memory{dirty}, over {human_bytes(found['link_rate'])}/s",
+        ),
+        ("hydration", "hydration_s", f"{human_bytes(found['disk_bytes'])} in {found['disk_files']} files"),
+    ]
+    for name, key, why in rows:
+        actual = found.get(f"actual_{key}")
+        was = f", was {milliseconds(actual)}" if actual is not None else ""
+        console.print(f"{name}: predicted {milliseconds(found[key])}{was} ({why})", soft_wrap=True, highlight=False)
 
 
 def print_migrations(console: Console, migrations: Sequence[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from migrator.core.errors import MigratorError, PeerRefused, PeerUnreachable, by_kind
+from migrator.core.host import Needs, Traits
 from migrator.core.identity import Address, Identity, Route
 from migrator.core.plan import ImagePiece, Order, Progress
 from migrator.core.preflight import HostFacts, TargetFacts
@@ -102,6 +103,48 @@ def order_from_wire(message: pb.PrepareRequest) -> Order:
     )
 
 
+def needs_to_wire(needs: Needs) -> pb.Needs:
+    """Only what the target looks at."""
+    return pb.Needs(cpu=needs.cpu, paths=needs.paths)
+
+
+def needs_from_wire(message: pb.Needs) -> Needs:
+    """See `needs_to_wire`."""
+    return Needs(cpu=message.cpu, paths=tuple(message.paths))
+
+
+def _traits_to_wire(traits: Traits) -> pb.Traits:
+    return pb.Traits(
+        kernel=traits.kernel,
+        architecture=traits.architecture,
+        cgroups=traits.cgroups,
+        security=traits.security,
+        profiles=traits.profiles,
+        seccomp=traits.seccomp,
+        limits=traits.limits,
+        raises_limits=traits.raises_limits,
+        features=traits.features,
+        wall=traits.wall,
+        certificate_expires=traits.certificate_expires,
+    )
+
+
+def _traits_from_wire(message: pb.Traits) -> Traits:
+    return Traits(
+        kernel=message.kernel,
+        architecture=message.architecture,
+        cgroups=message.cgroups,
+        security=tuple(message.security),
+        profiles=tuple(message.profiles),
+        seccomp=message.seccomp,
+        limits=dict(message.limits),
+        raises_limits=message.raises_limits,
+        features=tuple(message.features),
+        wall=message.wall,
+        certificate_expires=message.certificate_expires,
+    )
+
+
 def facts_to_wire(facts: TargetFacts) -> pb.ProbeReply:
     """What a target says of itself."""
     return pb.ProbeReply(
@@ -119,6 +162,10 @@ def facts_to_wire(facts: TargetFacts) -> pb.ProbeReply:
         bridge_present=facts.bridge_present,
         addresses_taken=facts.addresses_taken,
         disk_free=facts.disk_free,
+        traits=_traits_to_wire(facts.host.traits),
+        inodes_free=facts.inodes_free,
+        cpu_problem=facts.cpu_problem,
+        missing=facts.missing,
     )
 
 
@@ -133,6 +180,7 @@ def facts_from_wire(message: pb.ProbeReply) -> TargetFacts:
             criu_problem=message.criu_problem,
             voyfs_problem=message.voyfs_problem,
             memory_free=message.memory_free,
+            traits=_traits_from_wire(message.traits),
         ),
         container_taken=message.container_taken,
         directory=message.directory,
@@ -142,6 +190,9 @@ def facts_from_wire(message: pb.ProbeReply) -> TargetFacts:
         bridge_present=message.bridge_present,
         addresses_taken=tuple(message.addresses_taken),
         disk_free=message.disk_free,
+        inodes_free=message.inodes_free,
+        cpu_problem=message.cpu_problem,
+        missing=tuple(message.missing),
     )
 
 

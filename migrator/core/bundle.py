@@ -53,9 +53,10 @@ def foreign_namespaces(config: Mapping[str, Any]) -> list[str]:
     return [str(each["type"]) for each in namespaces if each.get("path") and each.get("type") != "network"]
 
 
-def hook_stages(config: Mapping[str, Any]) -> list[str]:
-    """Names of the stages for which the config has hooks."""
-    return sorted(stage for stage, hooks in (config.get("hooks") or {}).items() if hooks)
+def hook_programs(config: Mapping[str, Any]) -> list[str]:
+    """Paths of the programs that the config's hooks run on the host."""
+    hooks = (config.get("hooks") or {}).values()
+    return sorted({str(hook["path"]) for stage in hooks for hook in stage or []})
 
 
 def is_bind(mount: Mapping[str, Any]) -> bool:

@@ -160,6 +160,12 @@ class CannotListen(MigratorError):
     status, meaning = 30, "the agent cannot listen: no address, in use, or not of this host"
 
 
+class CheckFailed(MigratorError):
+    """What `migrator check` found, all of it in its table."""
+
+    status, meaning = 31, "a check of both ends failed; nothing was touched"
+
+
 def _classes(base: type[MigratorError]) -> list[type[MigratorError]]:
     return [base, *(found for child in base.__subclasses__() for found in _classes(child))]
 

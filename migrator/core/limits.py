@@ -26,6 +26,11 @@ WARM_FILE_BYTES: Final = 64 * MIB
 
 LOG_LINES: Final = 12  # of CRIU's log in an error: the failure and what led to it
 
+# What the way to the target is measured with: some round trips on a link around the world, and nothing that a user
+# waits for or that anybody else on the link notices.
+LINK_SECONDS: Final = 0.25
+LINK_BYTES: Final = 32 * MIB
+
 # Answers that need no work on the other side; a round trip takes at most seconds on a link that is usable at all.
 CALL_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 5.0

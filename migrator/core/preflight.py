@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from migrator.core import bundle, limits
 from migrator.core.errors import MigratorError, NoSpace, NotReady, Taken, Unsupported
+from migrator.core.host import Needs, Traits
 from migrator.core.identity import Identity
 from migrator.core.plan import Container
 from migrator.core.timeline import human_bytes
@@ -27,6 +28,7 @@ class HostFacts:
     criu_problem: str
     voyfs_problem: str
     memory_free: int  # bytes, available for images
+    traits: Traits = field(default_factory=Traits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class SourceFacts:
     host: HostFacts
     bind_sizes: Mapping[str, int] = field(default_factory=dict)  # of bind mounts' sources that are small regular files
     network_problem: str = ""  # why the network could not be examined
+    needs: Needs = field(default_factory=Needs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +54,40 @@ class TargetFacts:
     bridge_present: bool
     addresses_taken: tuple[str, ...]
     disk_free: int  # bytes on the file system of `directory`
+    inodes_free: int = -1  # on the same; -1: it makes them as they are needed
+    cpu_problem: str = ""  # what this CPU lacks of the source's
+    missing: tuple[str, ...] = ()  # of the paths that the container needs of the host
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One check. `problem` is empty where it passed."""
+    """One check. `problem` is empty where it passed; `found` is what was looked at, where that is worth telling."""
 
     name: str
     host: str
     problem: str = ""
     remedy: str = ""
     error: type[MigratorError] = NotReady
+    found: str = ""
+    warning: bool = False  # a problem that does not keep a migration from being tried
 
     @property
     def ok(self) -> bool:
-        """Whether it passed."""
-        return not self.problem
+        """Whether it is in nobody's way."""
+        return not self.problem or self.warning
+
+    def to_json(self) -> dict[str, str]:
+        """As JSON; `state` is "ok", "warning" or "fails"."""
+        state = "ok" if not self.problem else "warning" if self.warning else "fails"
+        return {
+            "check": self.name,
+            "host": self.host,
+            "state": state,
+            "found": self.found,
+            "problem": self.problem,
+            "remedy": self.remedy if self.problem else "",
+            "kind": self.error.__name__ if state == "fails" else "",
+        }
 
     def to_error(self) -> MigratorError:
         """The failure as an error."""
@@ -85,8 +106,10 @@ def image_bytes(memory_bytes: int) -> int:
     return int(memory_bytes * limits.IMAGE_OVERHEAD) + limits.IMAGE_SLACK_BYTES
 
 
-def _row(name: str, host: str, failed: bool, problem: str, remedy: str, error: type[MigratorError]) -> Row:
-    return Row(name, host, problem, remedy, error) if failed else Row(name, host)
+def _row(
+    name: str, host: str, failed: bool, problem: str, remedy: str, error: type[MigratorError], found: str = ""
+) -> Row:
+    return Row(name, host, problem, remedy, error) if failed else Row(name, host, found=found)
 
 
 def source_rows(container: Container, facts: SourceFacts) -> list[Row]:
@@ -134,13 +157,6 @@ def _container_rows(container: Container, facts: SourceFacts) -> Iterator[Row]:
         f"container {name} has mounts of a type that cannot be moved: {', '.join(unknown)}",
         "remove them from its config.json",
     )
-    stages = bundle.hook_stages(config)
-    yield row(
-        "hooks",
-        bool(stages),
-        f"container {name} has hooks ({', '.join(stages)}), which would run on the wrong host",
-        "make the container without hooks",
-    )
     foreign = bundle.foreign_namespaces(config)
     yield row(
         "namespaces",
@@ -158,12 +174,12 @@ _NETWORK_REMEDY = (
 
 
 def _host_rows(host: HostFacts, container: Container) -> Iterator[Row]:
-    def row(check: str, failed: bool, problem: str, remedy: str) -> Row:
-        return _row(check, host.name, failed, f"the {host.name} {problem}", remedy, NotReady)
+    def row(check: str, failed: bool, problem: str, remedy: str, found: str = "") -> Row:
+        return _row(check, host.name, failed, f"the {host.name} {problem}", remedy, NotReady, found)
 
     program = host.runtime_program
-    yield row("runtime", not host.runtime, f"has no {program}", f"install {program} there")
-    yield row("criu", not host.criu, "has no criu", "install CRIU there (4.0 or later), on the agent's PATH")
+    yield row("runtime", not host.runtime, f"has no {program}", f"install {program} there", host.runtime)
+    yield row("criu", not host.criu, "has no criu", "install CRIU there (4.0 or later), on the agent's PATH", host.criu)
     yield row(
         "criu check",
         bool(host.criu_problem),
@@ -182,6 +198,7 @@ def _host_rows(host: HostFacts, container: Container) -> Iterator[Row]:
         f"{human_bytes(needed)}",
         "free memory there",
         NoSpace,
+        f"{human_bytes(host.memory_free)} free, at most {human_bytes(needed)} needed",
     )
 
 

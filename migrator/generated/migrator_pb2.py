@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!migrator/generated/migrator.proto\x12\x0bmigrator.v1\"\x19\n\x04Word\x12\x11\n\tmigration\x18\x01 \x01(\t\"\x06\n\x04\x44one\"*\n\x07\x41\x64\x64ress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\r\"]\n\x05Route\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x0e\n\x06onlink\x18\x03 \x01(\x08\x12\x0e\n\x06metric\x18\x04 \x01(\r\x12\x0e\n\x06source\x18\x05 \x01(\t\"\xd1\x01\n\x08Identity\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\'\n\taddresses\x18\x05 \x03(\x0b\x32\x14.migrator.v1.Address\x12\"\n\x06routes\x18\x06 \x03(\x0b\x32\x12.migrator.v1.Route\x12\x0c\n\x04port\x18\x07 \x01(\t\x12\x10\n\x08port_mac\x18\x08 \x01(\t\x12\x0e\n\x06\x62ridge\x18\t \x01(\t\x12\r\n\x05index\x18\n \x01(\r\"J\n\x0cProbeRequest\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\'\n\x08identity\x18\x02 \x01(\x0b\x32\x15.migrator.v1.Identity\"\xbc\x02\n\nProbeReply\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x17\n\x0fruntime_program\x18\x02 \x01(\t\x12\x0c\n\x04\x63riu\x18\x03 \x01(\t\x12\x14\n\x0c\x63riu_problem\x18\x04 \x01(\t\x12\x15\n\rvoyfs_problem\x18\x05 \x01(\t\x12\x13\n\x0bmemory_free\x18\x06 \x01(\x04\x12\x17\n\x0f\x63ontainer_taken\x18\x07 \x01(\x08\x12\x11\n\tdirectory\x18\x08 \x01(\t\x12\x17\n\x0f\x64irectory_taken\x18\t \x01(\t\x12\x17\n\x0fnamespace_taken\x18\n \x01(\x08\x12\x12\n\nport_taken\x18\x0b \x01(\x08\x12\x16\n\x0e\x62ridge_present\x18\x0c \x01(\x08\x12\x17\n\x0f\x61\x64\x64resses_taken\x18\r \x03(\t\x12\x11\n\tdisk_free\x18\x0e \x01(\x04\"\xbe\x02\n\x0ePrepareRequest\x12\x11\n\tmigration\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\'\n\x08identity\x18\x04 \x01(\x0b\x32\x15.migrator.v1.Identity\x12\x0e\n\x06\x65xport\x18\x05 \x01(\t\x12\r\n\x05\x66\x65tch\x18\x06 \x03(\x0c\x12\x0f\n\x07look_up\x18\x07 \x03(\x0c\x12\x35\n\x05\x66iles\x18\x08 \x03(\x0b\x32&.migrator.v1.PrepareRequest.FilesEntry\x12\r\n\x05pipes\x18\t \x03(\r\x12\x13\n\x0bimage_bytes\x18\n \x01(\x04\x12\x14\n\x0csource_agent\x18\x0b \x01(\t\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"i\n\nImagePiece\x12\x11\n\tmigration\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04last\x18\x05 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\")\n\x07Touched\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x10\n\x08mtime_ns\x18\x02 \x01(\x12\"J\n\x0eRestoreRequest\x12\x11\n\tmigration\x18\x01 \x01(\t\x12%\n\x07touched\x18\x02 \x03(\x0b\x32\x14.migrator.v1.Touched\"D\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"F\n\x06Report\x12 \n\x05steps\x18\x01 \x03(\x0b\x32\x11.migrator.v1.Step\x12\x0b\n\x03\x61go\x18\x02 \x01(\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\xb3\x01\n\x08Progress\x12\x15\n\rbytes_present\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x15\n\rfiles_present\x18\x03 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x04 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x05 \x01(\x04\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\x10\n\x03\x65ta\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x63omplete\x18\x08 \x01(\x08\x42\x06\n\x04_eta\"\x1d\n\rStandingReply\x12\x0c\n\x04hold\x18\x01 \x01(\t\"5\n\x0cOutcomeReply\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.migrator.v1.Outcome*Q\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tUNDECIDED\x10\x01\x12\r\n\tCOMMITTED\x10\x02\x12\x0f\n\x0bROLLED_BACK\x10\x03\x32\x93\x05\n\x04Peer\x12;\n\x05Probe\x12\x19.migrator.v1.ProbeRequest\x1a\x17.migrator.v1.ProbeReply\x12;\n\x07Prepare\x12\x1b.migrator.v1.PrepareRequest\x1a\x13.migrator.v1.Report\x12\x30\n\x06\x46reeze\x12\x11.migrator.v1.Word\x1a\x13.migrator.v1.Report\x12\x36\n\x04Send\x12\x17.migrator.v1.ImagePiece\x1a\x13.migrator.v1.Report(\x01\x12;\n\x07Restore\x12\x1b.migrator.v1.RestoreRequest\x1a\x13.migrator.v1.Report\x12\x30\n\x06\x43ommit\x12\x11.migrator.v1.Word\x1a\x13.migrator.v1.Report\x12-\n\x05\x41\x62ort\x12\x11.migrator.v1.Word\x1a\x11.migrator.v1.Done\x12\x35\n\x07Hydrate\x12\x11.migrator.v1.Word\x1a\x15.migrator.v1.Progress0\x01\x12.\n\x06Verify\x12\x11.migrator.v1.Word\x1a\x11.migrator.v1.Done\x12.\n\x06\x44\x65tach\x12\x11.migrator.v1.Word\x1a\x11.migrator.v1.Done\x12\x39\n\x08Standing\x12\x11.migrator.v1.Word\x1a\x1a.migrator.v1.StandingReply\x12\x37\n\x07Outcome\x12\x11.migrator.v1.Word\x1a\x19.migrator.v1.OutcomeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!migrator/generated/migrator.proto\x12\x0bmigrator.v1\"\x19\n\x04Word\x12\x11\n\tmigration\x18\x01 \x01(\t\"\x06\n\x04\x44one\"*\n\x07\x41\x64\x64ress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\r\"]\n\x05Route\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x0e\n\x06onlink\x18\x03 \x01(\x08\x12\x0e\n\x06metric\x18\x04 \x01(\r\x12\x0e\n\x06source\x18\x05 \x01(\t\"\xd1\x01\n\x08Identity\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\'\n\taddresses\x18\x05 \x03(\x0b\x32\x14.migrator.v1.Address\x12\"\n\x06routes\x18\x06 \x03(\x0b\x32\x12.migrator.v1.Route\x12\x0c\n\x04port\x18\x07 \x01(\t\x12\x10\n\x08port_mac\x18\x08 \x01(\t\x12\x0e\n\x06\x62ridge\x18\t \x01(\t\x12\r\n\x05index\x18\n \x01(\r\"#\n\x05Needs\x12\x0b\n\x03\x63pu\x18\x01 \x01(\x0c\x12\r\n\x05paths\x18\x02 \x03(\t\"\xa8\x02\n\x06Traits\x12\x0e\n\x06kernel\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07\x63groups\x18\x03 \x01(\t\x12\x10\n\x08security\x18\x04 \x03(\t\x12\x10\n\x08profiles\x18\x05 \x03(\t\x12\x0f\n\x07seccomp\x18\x06 \x01(\x08\x12/\n\x06limits\x18\x07 \x03(\x0b\x32\x1f.migrator.v1.Traits.LimitsEntry\x12\x15\n\rraises_limits\x18\x08 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\t \x03(\t\x12\x0c\n\x04wall\x18\n \x01(\x01\x12\x1b\n\x13\x63\x65rtificate_expires\x18\x0b \x01(\x01\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"m\n\x0cProbeRequest\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\'\n\x08identity\x18\x02 \x01(\x0b\x32\x15.migrator.v1.Identity\x12!\n\x05needs\x18\x03 \x01(\x0b\x32\x12.migrator.v1.Needs\"\x9c\x03\n\nProbeReply\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x17\n\x0fruntime_program\x18\x02 \x01(\t\x12\x0c\n\x04\x63riu\x18\x03 \x01(\t\x12\x14\n\x0c\x63riu_problem\x18\x04 \x01(\t\x12\x15\n\rvoyfs_problem\x18\x05 \x01(\t\x12\x13\n\x0bmemory_free\x18\x06 \x01(\x04\x12\x17\n\x0f\x63ontainer_taken\x18\x07 \x01(\x08\x12\x11\n\tdirectory\x18\x08 \x01(\t\x12\x17\n\x0f\x64irectory_taken\x18\t \x01(\t\x12\x17\n\x0fnamespace_taken\x18\n \x01(\x08\x12\x12\n\nport_taken\x18\x0b \x01(\x08\x12\x16\n\x0e\x62ridge_present\x18\x0c \x01(\x08\x12\x17\n\x0f\x61\x64\x64resses_taken\x18\r \x03(\t\x12\x11\n\tdisk_free\x18\x0e \x01(\x04\x12#\n\x06traits\x18\x0f \x01(\x0b\x32\x13.migrator.v1.Traits\x12\x13\n\x0binodes_free\x18\x10 \x01(\x12\x12\x13\n\x0b\x63pu_problem\x18\x11 \x01(\t\x12\x0f\n\x07missing\x18\x12 \x03(\t\"\x16\n\x06\x46iller\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xbe\x02\n\x0ePrepareRequest\x12\x11\n\tmigration\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\'\n\x08identity\x18\x04 \x01(\x0b\x32\x15.migrator.v1.Identity\x12\x0e\n\x06\x65xport\x18\x05 \x01(\t\x12\r\n\x05\x66\x65tch\x18\x06 \x03(\x0c\x12\x0f\n\x07look_up\x18\x07 \x03(\x0c\x12\x35\n\x05\x66iles\x18\x08 \x03(\x0b\x32&.migrator.v1.PrepareRequest.FilesEntry\x12\r\n\x05pipes\x18\t \x03(\r\x12\x13\n\x0bimage_bytes\x18\n \x01(\x04\x12\x14\n\x0csource_agent\x18\x0b \x01(\t\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"i\n\nImagePiece\x12\x11\n\tmigration\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04last\x18\x05 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\")\n\x07Touched\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x10\n\x08mtime_ns\x18\x02 \x01(\x12\"J\n\x0eRestoreRequest\x12\x11\n\tmigration\x18\x01 \x01(\t\x12%\n\x07touched\x18\x02 \x03(\x0b\x32\x14.migrator.v1.Touched\"D\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"F\n\x06Report\x12 \n\x05steps\x18\x01 \x03(\x0b\x32\x11.migrator.v1.Step\x12\x0b\n\x03\x61go\x18\x02 \x01(\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\xb3\x01\n\x08Progress\x12\x15\n\rbytes_present\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x15\n\rfiles_present\x18\x03 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x04 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x05 \x01(\x04\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\x10\n\x03\x65ta\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x63omplete\x18\x08 \x01(\x08\x42\x06\n\x04_eta\"\x1d\n\rStandingReply\x12\x0c\n\x04hold\x18\x01 \x01(\t\"5\n\x0cOutcomeReply\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.migrator.v1.Outcome*Q\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tUNDECIDED\x10\x01\x12\r\n\tCOMMITTED\x10\x02\x12\x0f\n\x0bROLLED_BACK\x10\x03\x32\xc8\x05\n\x04Peer\x12;\n\x05Probe\x12\x19.migrator.v1.ProbeRequest\x1a\x17.migrator.v1.ProbeReply\x12\x33\n\x07Measure\x12\x13.migrator.v1.Filler\x1a\x11.migrator.v1.Done(\x01\x12;\n\x07Prepare\x12\x1b.migrator.v1.PrepareRequest\x1a\x13.migrator.v1.Report\x12\x30\n\x06\x46reeze\x12\x11.migrator.v1.Word\x1a\x13.migrator.v1.Report\x12\x36\n\x04Send\x12\x17.migrator.v1.ImagePiece\x1a\x13.migrator.v1.Report(\x01\x12;\n\x07Restore\x12\x1b.migrator.v1.RestoreRequest\x1a\x13.migrator.v1.Report\x12\x30\n\x06\x43ommit\x12\x11.migrator.v1.Word\x1a\x13.migrator.v1.Report\x12-\n\x05\x41\x62ort\x12\x11.migrator.v1.Word\x1a\x11.migrator.v1.Done\x12\x35\n\x07Hydrate\x12\x11.migrator.v1.Word\x1a\x15.migrator.v1.Progress0\x01\x12.\n\x06Verify\x12\x11.migrator.v1.Word\x1a\x11.migrator.v1.Done\x12.\n\x06\x44\x65tach\x12\x11.migrator.v1.Word\x1a\x11.migrator.v1.Done\x12\x39\n\x08Standing\x12\x11.migrator.v1.Word\x1a\x1a.migrator.v1.StandingReply\x12\x37\n\x07Outcome\x12\x11.migrator.v1.Word\x1a\x19.migrator.v1.OutcomeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'migrator.generated.migrator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TRAITS_LIMITSENTRY']._loaded_options = None
+  _globals['_TRAITS_LIMITSENTRY']._serialized_options = b'8\001'
   _globals['_PREPAREREQUEST_FILESENTRY']._loaded_options = None
   _globals['_PREPAREREQUEST_FILESENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=1788
-  _globals['_OUTCOME']._serialized_end=1869
+  _globals['_OUTCOME']._serialized_start=2279
+  _globals['_OUTCOME']._serialized_end=2360
   _globals['_WORD']._serialized_start=50
   _globals['_WORD']._serialized_end=75
   _globals['_DONE']._serialized_start=77
@@ -45,30 +47,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTE']._serialized_end=222
   _globals['_IDENTITY']._serialized_start=225
   _globals['_IDENTITY']._serialized_end=434
-  _globals['_PROBEREQUEST']._serialized_start=436
-  _globals['_PROBEREQUEST']._serialized_end=510
-  _globals['_PROBEREPLY']._serialized_start=513
-  _globals['_PROBEREPLY']._serialized_end=829
-  _globals['_PREPAREREQUEST']._serialized_start=832
-  _globals['_PREPAREREQUEST']._serialized_end=1150
-  _globals['_PREPAREREQUEST_FILESENTRY']._serialized_start=1106
-  _globals['_PREPAREREQUEST_FILESENTRY']._serialized_end=1150
-  _globals['_IMAGEPIECE']._serialized_start=1152
-  _globals['_IMAGEPIECE']._serialized_end=1257
-  _globals['_TOUCHED']._serialized_start=1259
-  _globals['_TOUCHED']._serialized_end=1300
-  _globals['_RESTOREREQUEST']._serialized_start=1302
-  _globals['_RESTOREREQUEST']._serialized_end=1376
-  _globals['_STEP']._serialized_start=1378
-  _globals['_STEP']._serialized_end=1446
-  _globals['_REPORT']._serialized_start=1448
-  _globals['_REPORT']._serialized_end=1518
-  _globals['_PROGRESS']._serialized_start=1521
-  _globals['_PROGRESS']._serialized_end=1700
-  _globals['_STANDINGREPLY']._serialized_start=1702
-  _globals['_STANDINGREPLY']._serialized_end=1731
-  _globals['_OUTCOMEREPLY']._serialized_start=1733
-  _globals['_OUTCOMEREPLY']._serialized_end=1786
-  _globals['_PEER']._serialized_start=1872
-  _globals['_PEER']._serialized_end=2531
+  _globals['_NEEDS']._serialized_start=436
+  _globals['_NEEDS']._serialized_end=471
+  _globals['_TRAITS']._serialized_start=474
+  _globals['_TRAITS']._serialized_end=770
+  _globals['_TRAITS_LIMITSENTRY']._serialized_start=725
+  _globals['_TRAITS_LIMITSENTRY']._serialized_end=770
+  _globals['_PROBEREQUEST']._serialized_start=772
+  _globals['_PROBEREQUEST']._serialized_end=881
+  _globals['_PROBEREPLY']._serialized_start=884
+  _globals['_PROBEREPLY']._serialized_end=1296
+  _globals['_FILLER']._serialized_start=1298
+  _globals['_FILLER']._serialized_end=1320
+  _globals['_PREPAREREQUEST']._serialized_start=1323
+  _globals['_PREPAREREQUEST']._serialized_end=1641
+  _globals['_PREPAREREQUEST_FILESENTRY']._serialized_start=1597
+  _globals['_PREPAREREQUEST_FILESENTRY']._serialized_end=1641
+  _globals['_IMAGEPIECE']._serialized_start=1643
+  _globals['_IMAGEPIECE']._serialized_end=1748
+  _globals['_TOUCHED']._serialized_start=1750
+  _globals['_TOUCHED']._serialized_end=1791
+  _globals['_RESTOREREQUEST']._serialized_start=1793
+  _globals['_RESTOREREQUEST']._serialized_end=1867
+  _globals['_STEP']._serialized_start=1869
+  _globals['_STEP']._serialized_end=1937
+  _globals['_REPORT']._serialized_start=1939
+  _globals['_REPORT']._serialized_end=2009
+  _globals['_PROGRESS']._serialized_start=2012
+  _globals['_PROGRESS']._serialized_end=2191
+  _globals['_STANDINGREPLY']._serialized_start=2193
+  _globals['_STANDINGREPLY']._serialized_end=2222
+  _globals['_OUTCOMEREPLY']._serialized_start=2224
+  _globals['_OUTCOMEREPLY']._serialized_end=2277
+  _globals['_PEER']._serialized_start=2363
+  _globals['_PEER']._serialized_end=3075
 # @@protoc_insertion_point(module_scope)

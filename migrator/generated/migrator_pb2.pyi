@@ -74,16 +74,59 @@ class Identity(_message.Message):
     index: int
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., mac: _Optional[str] = ..., mtu: _Optional[int] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., port: _Optional[str] = ..., port_mac: _Optional[str] = ..., bridge: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
 
+class Needs(_message.Message):
+    __slots__ = ("cpu", "paths")
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    cpu: bytes
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cpu: _Optional[bytes] = ..., paths: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Traits(_message.Message):
+    __slots__ = ("kernel", "architecture", "cgroups", "security", "profiles", "seccomp", "limits", "raises_limits", "features", "wall", "certificate_expires")
+    class LimitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    CGROUPS_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    RAISES_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    WALL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    kernel: str
+    architecture: str
+    cgroups: str
+    security: _containers.RepeatedScalarFieldContainer[str]
+    profiles: _containers.RepeatedScalarFieldContainer[str]
+    seccomp: bool
+    limits: _containers.ScalarMap[str, int]
+    raises_limits: bool
+    features: _containers.RepeatedScalarFieldContainer[str]
+    wall: float
+    certificate_expires: float
+    def __init__(self, kernel: _Optional[str] = ..., architecture: _Optional[str] = ..., cgroups: _Optional[str] = ..., security: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[str]] = ..., seccomp: _Optional[bool] = ..., limits: _Optional[_Mapping[str, int]] = ..., raises_limits: _Optional[bool] = ..., features: _Optional[_Iterable[str]] = ..., wall: _Optional[float] = ..., certificate_expires: _Optional[float] = ...) -> None: ...
+
 class ProbeRequest(_message.Message):
-    __slots__ = ("container", "identity")
+    __slots__ = ("container", "identity", "needs")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
     container: str
     identity: Identity
-    def __init__(self, container: _Optional[str] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+    needs: Needs
+    def __init__(self, container: _Optional[str] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., needs: _Optional[_Union[Needs, _Mapping]] = ...) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("runtime", "runtime_program", "criu", "criu_problem", "voyfs_problem", "memory_free", "container_taken", "directory", "directory_taken", "namespace_taken", "port_taken", "bridge_present", "addresses_taken", "disk_free")
+    __slots__ = ("runtime", "runtime_program", "criu", "criu_problem", "voyfs_problem", "memory_free", "container_taken", "directory", "directory_taken", "namespace_taken", "port_taken", "bridge_present", "addresses_taken", "disk_free", "traits", "inodes_free", "cpu_problem", "missing")
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_PROGRAM_FIELD_NUMBER: _ClassVar[int]
     CRIU_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +141,10 @@ class ProbeReply(_message.Message):
     BRIDGE_PRESENT_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_TAKEN_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_FIELD_NUMBER: _ClassVar[int]
+    TRAITS_FIELD_NUMBER: _ClassVar[int]
+    INODES_FREE_FIELD_NUMBER: _ClassVar[int]
+    CPU_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     runtime: str
     runtime_program: str
     criu: str
@@ -112,7 +159,17 @@ class ProbeReply(_message.Message):
     bridge_present: bool
     addresses_taken: _containers.RepeatedScalarFieldContainer[str]
     disk_free: int
-    def __init__(self, runtime: _Optional[str] = ..., runtime_program: _Optional[str] = ..., criu: _Optional[str] = ..., criu_problem: _Optional[str] = ..., voyfs_problem: _Optional[str] = ..., memory_free: _Optional[int] = ..., container_taken: _Optional[bool] = ..., directory: _Optional[str] = ..., directory_taken: _Optional[str] = ..., namespace_taken: _Optional[bool] = ..., port_taken: _Optional[bool] = ..., bridge_present: _Optional[bool] = ..., addresses_taken: _Optional[_Iterable[str]] = ..., disk_free: _Optional[int] = ...) -> None: ...
+    traits: Traits
+    inodes_free: int
+    cpu_problem: str
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, runtime: _Optional[str] = ..., runtime_program: _Optional[str] = ..., criu: _Optional[str] = ..., criu_problem: _Optional[str] = ..., voyfs_problem: _Optional[str] = ..., memory_free: _Optional[int] = ..., container_taken: _Optional[bool] = ..., directory: _Optional[str] = ..., directory_taken: _Optional[str] = ..., namespace_taken: _Optional[bool] = ..., port_taken: _Optional[bool] = ..., bridge_present: _Optional[bool] = ..., addresses_taken: _Optional[_Iterable[str]] = ..., disk_free: _Optional[int] = ..., traits: _Optional[_Union[Traits, _Mapping]] = ..., inodes_free: _Optional[int] = ..., cpu_problem: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Filler(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
     __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent")

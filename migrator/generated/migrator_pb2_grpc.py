@@ -39,6 +39,11 @@ class PeerStub:
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=migrator_dot_generated_dot_migrator__pb2.ProbeReply.FromString,
                 _registered_method=True)
+        self.Measure = channel.stream_unary(
+                '/migrator.v1.Peer/Measure',
+                request_serializer=migrator_dot_generated_dot_migrator__pb2.Filler.SerializeToString,
+                response_deserializer=migrator_dot_generated_dot_migrator__pb2.Done.FromString,
+                _registered_method=True)
         self.Prepare = channel.unary_unary(
                 '/migrator.v1.Peer/Prepare',
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.PrepareRequest.SerializeToString,
@@ -101,6 +106,13 @@ class PeerServicer:
 
     def Probe(self, request, context):
         """What is on the target, and what is in the way of one container there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Measure(self, request_iterator, context):
+        """How fast is the way? What arrives is thrown away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +203,11 @@ def add_PeerServicer_to_server(servicer, server):
                     request_deserializer=migrator_dot_generated_dot_migrator__pb2.ProbeRequest.FromString,
                     response_serializer=migrator_dot_generated_dot_migrator__pb2.ProbeReply.SerializeToString,
             ),
+            'Measure': grpc.stream_unary_rpc_method_handler(
+                    servicer.Measure,
+                    request_deserializer=migrator_dot_generated_dot_migrator__pb2.Filler.FromString,
+                    response_serializer=migrator_dot_generated_dot_migrator__pb2.Done.SerializeToString,
+            ),
             'Prepare': grpc.unary_unary_rpc_method_handler(
                     servicer.Prepare,
                     request_deserializer=migrator_dot_generated_dot_migrator__pb2.PrepareRequest.FromString,
@@ -274,6 +291,33 @@ class Peer:
             '/migrator.v1.Peer/Probe',
             migrator_dot_generated_dot_migrator__pb2.ProbeRequest.SerializeToString,
             migrator_dot_generated_dot_migrator__pb2.ProbeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Measure(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/migrator.v1.Peer/Measure',
+            migrator_dot_generated_dot_migrator__pb2.Filler.SerializeToString,
+            migrator_dot_generated_dot_migrator__pb2.Done.FromString,
             options,
             channel_credentials,
             insecure,

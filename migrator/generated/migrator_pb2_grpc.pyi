@@ -40,6 +40,8 @@ class PeerStub:
     def __new__(cls, channel: _aio.Channel) -> PeerAsyncStub: ...
     Probe: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.ProbeRequest, _migrator_pb2.ProbeReply]
     """What is on the target, and what is in the way of one container there."""
+    Measure: _grpc.StreamUnaryMultiCallable[_migrator_pb2.Filler, _migrator_pb2.Done]
+    """How fast is the way? What arrives is thrown away."""
     Prepare: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.PrepareRequest, _migrator_pb2.Report]
     """Build network, mount and bundle; fetch what restoring will need."""
     Freeze: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]
@@ -68,6 +70,8 @@ class PeerAsyncStub(PeerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Probe: _aio.UnaryUnaryMultiCallable[_migrator_pb2.ProbeRequest, _migrator_pb2.ProbeReply]  # type: ignore[assignment]
     """What is on the target, and what is in the way of one container there."""
+    Measure: _aio.StreamUnaryMultiCallable[_migrator_pb2.Filler, _migrator_pb2.Done]  # type: ignore[assignment]
+    """How fast is the way? What arrives is thrown away."""
     Prepare: _aio.UnaryUnaryMultiCallable[_migrator_pb2.PrepareRequest, _migrator_pb2.Report]  # type: ignore[assignment]
     """Build network, mount and bundle; fetch what restoring will need."""
     Freeze: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]  # type: ignore[assignment]
@@ -99,6 +103,14 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrator_pb2.ProbeReply, _abc.Awaitable[_migrator_pb2.ProbeReply]]:
         """What is on the target, and what is in the way of one container there."""
+
+    @_abc_1.abstractmethod
+    def Measure(
+        self,
+        request_iterator: _MaybeAsyncIterator[_migrator_pb2.Filler],
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrator_pb2.Done, _abc.Awaitable[_migrator_pb2.Done]]:
+        """How fast is the way? What arrives is thrown away."""
 
     @_abc_1.abstractmethod
     def Prepare(

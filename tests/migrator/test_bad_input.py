@@ -155,11 +155,6 @@ def test_container_that_does_not_run(scene: Scene) -> None:
             ),
             ["uses the host's network"],
         ),
-        (
-            "hooked",
-            lambda config: config.update(hooks={"poststop": [{"path": "/bin/true"}]}),
-            ["hooks (poststop)"],
-        ),
     ],
 )
 def test_container_that_cannot_be_moved(
@@ -167,6 +162,11 @@ def test_container_that_cannot_be_moved(
 ) -> None:
     scene.variant(name, change)
     check(scene, ["migrate", name, scene.b.address], 13, *says)
+
+
+def test_a_hook_that_only_the_source_has(scene: Scene) -> None:
+    scene.variant("hooked", lambda config: config.update(hooks={"poststop": [{"path": "/var/lib/voyager/hook"}]}))
+    check(scene, ["migrate", "hooked", scene.b.address], 16, "needs /var/lib/voyager/hook of its host")
 
 
 def test_container_with_a_terminal(scene: Scene) -> None:

@@ -44,7 +44,6 @@ def test_all_is_well() -> None:
         (with_config(mounts=[bind(["rbind", "rw"], "/srv")]), SOURCE, Unsupported, "/srv"),
         (with_config(mounts=[bind(["rbind", "ro"])]), SOURCE, Unsupported, "/etc/resolv.conf"),
         (with_config(mounts=[{"destination": "/x", "type": "nfs", "source": "a:/b"}]), SOURCE, Unsupported, "/x (nfs)"),
-        (with_config(hooks={"prestart": [{"path": "/x"}], "poststop": []}), SOURCE, Unsupported, "(prestart)"),
         (with_config(linux={"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}), SOURCE, Unsupported, "ipc"),
         (CONTAINER, replace(SOURCE, network_problem="two interfaces"), Unsupported, "two interfaces"),
         (CONTAINER, replace(SOURCE, host=replace(SOURCE.host, runtime="")), NotReady, "the source has no runc"),

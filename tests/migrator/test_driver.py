@@ -24,6 +24,7 @@ from migrator.core.errors import (
     Taken,
     Unfinished,
 )
+from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Phase
 from migrator.core.plan import Container, Order
@@ -229,7 +230,7 @@ def test_a_crash_of_both_agents_at_any_act_leaves_exactly_one(act: str, after: b
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
     world = World()
     with pytest.raises(Refused, match="no name"):
-        make_holder(world).probe(name, None)
+        make_holder(world).probe(name, None, Needs())
     for order in (replace(ORDER, container=name), replace(ORDER, migration=name)):
         with pytest.raises(Refused, match="no name"):
             make_holder(world).prepare(order)

@@ -21,9 +21,11 @@ from migrator.core.errors import (
     PeerUnreachable,
     RuntimeFailed,
 )
+from migrator.core.host import Needs, Traits
 from migrator.core.identity import Address, Identity
 from migrator.core.phases import Hold, Outcome
 from migrator.core.plan import Container, ImagePiece, Options, Order, Progress
+from migrator.core.prediction import Link
 from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.driver import Driver
 from migrator.holder import Holder, TargetPorts
@@ -466,6 +468,26 @@ class FakeDisk:
 
 
 @dataclass
+class FakeInspector:
+    """Two hosts that are alike, and a container without anything odd."""
+
+    def traits(self) -> Traits:
+        return Traits(kernel="6.1", architecture="x86_64", cgroups="v2")
+
+    def needs(self, container: Container, trees: Sequence[str]) -> Needs:
+        return Needs(disk_bytes=1 << 20, disk_files=3, processes=1)
+
+    def cpu_problem(self, image: bytes) -> str:
+        return ""
+
+    def missing(self, paths: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    def inodes_free(self, directory: str) -> int:
+        return 1000
+
+
+@dataclass
 class FakePeer:
     """The link: a word may be lost on its way there (it had no effect) or on its way back (it had)."""
 
@@ -473,9 +495,13 @@ class FakePeer:
     holder: Holder
     address: str = "b:7777"
 
-    def probe(self, container: str, identity: Identity | None) -> TargetFacts:
+    def probe(self, container: str, identity: Identity | None, needs: Needs) -> TargetFacts:
         with self.world.act("link: probe", PeerUnreachable):
-            return self.holder.probe(container, identity)
+            return self.holder.probe(container, identity, needs)
+
+    def measure(self) -> Link:
+        with self.world.act("link: measure", PeerUnreachable):
+            return Link(1e8, 0.001)
 
     def prepare(self, order: Order) -> Report:
         with self.world.act("link: prepare", PeerUnreachable):
@@ -531,13 +557,16 @@ def make_holder(world: World) -> Holder:
         FakeDisk(world),
         FakeClock(),
         FakeJournal(world, "target"),
+        FakeInspector(),
     )
     return Holder(ports, PurePosixPath("/var/lib/migrator"))
 
 
 def make_ports(world: World) -> SourcePorts:
     """What the source acts through."""
-    return SourcePorts(FakeRuntime(world, "source"), FakeNetwork(world, "source"), FakeDisk(world), FakeClock())
+    return SourcePorts(
+        FakeRuntime(world, "source"), FakeNetwork(world, "source"), FakeDisk(world), FakeClock(), FakeInspector()
+    )
 
 
 def make_driver(world: World, holder: Holder, name: str = "box") -> Driver:

@@ -1,0 +1,85 @@
+"""Reads what /proc tells of processes, as `core.processes` takes it. What ends meanwhile is left out.
+
+It must not know which of it is a problem.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from migrator.core.processes import ONE_NAMESPACE, Descriptor, Process
+
+PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
+
+
+def read(path: str) -> str:
+    """A file's text; empty if it cannot be read."""
+    try:
+        return Path(path).read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def processes(pids: Sequence[int], init: int) -> list[Process]:
+    """The processes, with what they have open; INIT: the one whose mounts are the container's."""
+    mounts = {int(line.split()[0]) for line in read(f"/proc/{init}/mountinfo").splitlines()}
+    return [found for pid in pids if (found := _process(pid, mounts)) is not None]
+
+
+def _process(pid: int, mounts: set[int]) -> Process | None:
+    status = dict(line.split(":\t", 1) for line in read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+    if "PPid" not in status:
+        return None
+    namespaces = {}
+    for kind in ONE_NAMESPACE:
+        with contextlib.suppress(OSError):
+            namespaces[kind] = os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+    # One that has ended and was not waited for has no namespaces any more; it has nothing else to dump either.
+    own = mounts if namespaces else set()
+    own = own | {int(line.split()[0]) for line in read(f"/proc/{pid}/mountinfo").splitlines()}
+    return Process(
+        pid=pid,
+        name=status.get("Name", ""),
+        parent=int(status["PPid"]),
+        tracer=int(status.get("TracerPid", "0")),
+        namespaces=namespaces,
+        descriptors=tuple(_descriptors(pid, own)),
+        mapped_devices=tuple(_mapped_devices(pid)),
+    )
+
+
+def _descriptors(pid: int, mounts: set[int]) -> list[Descriptor]:
+    found = []
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.append(_descriptor(pid, int(number), mounts))
+    return found
+
+
+def _descriptor(pid: int, number: int, mounts: set[int]) -> Descriptor:
+    place = f"/proc/{pid}/fd/{number}"
+    link = os.readlink(place)
+    if link.startswith("socket:"):
+        name = ""
+        with contextlib.suppress(OSError):
+            name = os.getxattr(place, PROTOCOL).rstrip(b"\0").decode()
+        return Descriptor(number, link, protocol=name)
+    if not link.startswith("/"):
+        return Descriptor(number, link)
+    mount = [
+        line.split()[1] for line in read(f"/proc/{pid}/fdinfo/{number}").splitlines() if line.startswith("mnt_id:")
+    ]
+    at = os.stat(place)
+    kind = "c" if stat.S_ISCHR(at.st_mode) else "b" if stat.S_ISBLK(at.st_mode) else ""
+    device = (kind, os.major(at.st_rdev), os.minor(at.st_rdev)) if kind else None
+    return Descriptor(number, link, inside=not mount or int(mount[0]) in mounts, device=device)
+
+
+def _mapped_devices(pid: int) -> list[str]:
+    found = {line.split(maxsplit=5)[5] for line in read(f"/proc/{pid}/maps").splitlines() if " /dev/" in line}
+    return sorted(path for path in found if not path.startswith(("/dev/zero", "/dev/shm/", "/dev/mqueue/")))
