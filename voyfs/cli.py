@@ -18,6 +18,7 @@ from voyfs import control, mounts
 from voyfs.core import errors
 from voyfs.core.bandwidth import parse_rate
 from voyfs.core.errors import VoyfsError
+from voyfs.notify import Manager
 from voyfs.supervisor import Settings, Supervisor
 from voyfs.syscalls import boot_id
 
@@ -149,7 +150,7 @@ def mount(
             os.close(ready)
 
     try:
-        Supervisor(settings, figures).run(announce)
+        Supervisor(settings, Manager(os.environ), figures).run(announce)
     except VoyfsError as error:
         if ready is not None and not announced:
             os.write(ready, json.dumps({"error": str(error), "kind": type(error).__name__}).encode())

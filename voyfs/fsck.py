@@ -18,6 +18,7 @@ import trio
 from voyfs.core.errors import StoreError
 from voyfs.core.extents import Extent, chunk_count, chunks_touched
 from voyfs.core.presence import Presence
+from voyfs.store.content import CAPABILITY
 from voyfs.store.record import WRITTEN, Record
 from voyfs.store.store import Store
 from voyfs.store.tree import ROOT, Node
@@ -149,7 +150,7 @@ class _Check:
         if size < presence.limit or (not written and size != limit):
             mended = self._repair and not written
             if mended:
-                self._forget(record, range(chunk_count(limit, presence.chunk)))
+                self._forget(node, record, range(chunk_count(limit, presence.chunk)))
                 os.truncate(self._store.tree.file(node), limit)
             self._found.problem(path, f"has {size} bytes and its record says {limit}", repaired=mended)
             return
@@ -158,7 +159,7 @@ class _Check:
         empty = [index for index in self._holes(node, limit) if presence.is_present(index)]
         if empty:
             if self._repair:
-                self._forget(record, empty)
+                self._forget(node, record, empty)
             what = f"{len(empty)} chunks count as present and are holes"
             self._found.note(path, what + ("; made absent" if self._repair else " (as on the source, or lost)"))
 
@@ -182,9 +183,14 @@ class _Check:
             expected = max(expected, data.stop)
         yield from range(expected, chunk_count(limit, chunk))
 
-    def _forget(self, record: Record, chunks: Iterable[int]) -> None:
+    def _forget(self, node: Node, record: Record, chunks: Iterable[int]) -> None:
         """Makes `chunks` absent: only here, where nobody can have read them meanwhile."""
         assert record.presence is not None
+        if record.complete:  # the capability is in the file, and would not outlast the bytes that come
+            try:
+                record.capability = self._store.content.get_xattr(node, CAPABILITY.encode())
+            except OSError:
+                pass
         old, gone = record.presence, set(chunks)
         limit = record.version.size
         record.presence = Presence(limit, old.chunk)

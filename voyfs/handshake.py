@@ -9,6 +9,7 @@ Layouts: linux/fuse.h (protocol 7.38; the kernel adapts to it).
 
 import errno
 import os
+import select
 import struct
 from pathlib import Path
 
@@ -102,6 +103,13 @@ def _answer_init(descriptor: int) -> None:
         *([0] * 11),
     )
     os.write(descriptor, HEADER_OUT.pack(HEADER_OUT.size + len(body), 0, unique) + body)
+
+
+def connected(descriptor: int) -> bool:
+    """Whether something is mounted yet on the connection behind `descriptor`."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return not poll.poll(0)
 
 
 def widen_readahead(mountpoint: Path) -> None:

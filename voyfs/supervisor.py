@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from voyfs.control import error_named
-from voyfs.core.errors import MountError
-from voyfs.handshake import open_and_mount, widen_readahead
+from voyfs.control import ask, error_named
+from voyfs.core.errors import ControlError, MountError
+from voyfs.handshake import connected, open_and_mount, widen_readahead
 from voyfs.logs import get_logger
-from voyfs.mounts import check_free, unmount
+from voyfs.mounts import check_free, unmount, wait_released
+from voyfs.notify import Manager
 
 log = get_logger(__name__)
 
@@ -56,9 +57,10 @@ class Settings:
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, metrics: socket.socket | None = None) -> None:
+    def __init__(self, settings: Settings, manager: Manager, metrics: socket.socket | None = None) -> None:
         """`metrics`: a listening socket on which each daemon answers for its figures."""
         self._settings = settings
+        self._manager = manager
         self._descriptor: int | None = None
         self._metrics = metrics
         self._stopping = False
@@ -69,14 +71,29 @@ class Supervisor:
         Raises what the first daemon could not start for: MountError, StoreError, SourceError...
         """
         mountpoint = Path(self._settings.mountpoint)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        kept = self._manager.kept()
+        if kept is not None and connected(kept):
+            daemon = self._go_on(kept)
+        else:
+            daemon = self._begin(mountpoint)
+        if self._settings.background:
+            redirect(Path(self._settings.store) / "log")
+        widen_readahead(mountpoint)
+        announce()
+        self._manager.ready()
+        self._watch(daemon)
+        self._manager.forget()
+
+    def _begin(self, mountpoint: Path) -> subprocess.Popen[bytes]:
+        """Mounts, with a daemon that has its store and source already: what can fail leaves no trace."""
         store = Path(self._settings.store).resolve()
         if store.is_relative_to(mountpoint.resolve()) or mountpoint.resolve().is_relative_to(store):
             raise MountError(f"the store {store} and the mount point {mountpoint} lie in each other; move one of them")
         if check_free(mountpoint):
             log.warning("cleaned away a dead mount", mountpoint=str(mountpoint))
         daemon, lifeline = self._start(taking_over=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
         try:
             self._descriptor = open_and_mount(Path(self._settings.store), mountpoint)
             self._hand_over(lifeline)
@@ -86,11 +103,22 @@ class Supervisor:
             if self._descriptor is not None:
                 unmount(mountpoint, lazy=True)
             raise
-        if self._settings.background:
-            redirect(Path(self._settings.store) / "log")
-        widen_readahead(mountpoint)
-        announce()
-        self._watch(daemon)
+        self._manager.keep(self._descriptor)
+        return daemon
+
+    def _go_on(self, descriptor: int) -> subprocess.Popen[bytes]:
+        """Serves a mount whose supervisor is gone; its daemon, if it lives yet, makes way."""
+        self._descriptor = descriptor
+        store = Path(self._settings.store)
+        try:
+            ask(store, "upgrade")
+        except ControlError:
+            pass  # it is gone as well
+        wait_released(store)
+        daemon, lifeline = self._start(taking_over=True)
+        self._hand_over(lifeline)
+        log.info("goes on with a mount that was kept", mountpoint=self._settings.mountpoint)
+        return daemon
 
     def _watch(self, daemon: subprocess.Popen[bytes]) -> None:
         """Starts a new daemon when one ends, until the mount is gone.

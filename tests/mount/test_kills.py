@@ -34,13 +34,13 @@ def _prepare(source: Path) -> None:
 class Workers:
     """The processes of one run."""
 
-    def __init__(self, mount: Path, base: Path, seed: int, *without: str) -> None:
+    def __init__(self, mount: Path, base: Path, seed: int, *options: str) -> None:
         self._base = base
         self.processes = [
             subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.mount.worker", mount / str(number), base / f"plain{number}"),
-                    *(str(seed * WORKERS + number), *without),
+                    *(str(seed * WORKERS + number), *options),
                 ],
                 cwd=PROJECT,
                 stdin=subprocess.PIPE,
@@ -81,8 +81,8 @@ class Workers:
 
 
 @contextmanager
-def working(mount: Path, base: Path, seed: int, *without: str) -> Iterator[Workers]:
-    workers = Workers(mount, base, seed, *without)
+def working(mount: Path, base: Path, seed: int, *options: str) -> Iterator[Workers]:
+    workers = Workers(mount, base, seed, *options)
     try:
         yield workers
     finally:
@@ -144,8 +144,7 @@ def test_a_store_mounted_again_has_all_that_was_acknowledged(tmp_path: Path, tor
         base.mkdir()
         _prepare(base / "source")
         with exported(base, *(("--warm",) if number % 2 else ())) as pair:
-            # without mappings: what a program maps is gone with the mount, and so is the program
-            with working(pair.path, base, seed * 100 + number, "mmap") as workers:
+            with working(pair.path, base, seed * 100 + number, "mortal") as workers:
                 workers.work(choose.randrange(50, 300))
                 pair.mount.kill_all()
                 said = workers.finish()

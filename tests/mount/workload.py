@@ -77,6 +77,7 @@ class Workload:
     def __init__(self, mount: Path, plain: Path, choose: random.Random) -> None:
         self.choose = choose
         self._roots = (os.fsencode(mount), os.fsencode(plain))
+        self.mortal = False  # whether the mount may be taken away
         self._handles: dict[int, tuple[int, int]] = {}
         self._slot = 0
         self._trace: deque[str] = deque(maxlen=25)
@@ -112,15 +113,16 @@ class Workload:
             mount = self._result(call, on_mount)
         except ConnectionError as error:
             raise Cut(lambda: self._result(call, on_plain)) from error
+        if self.mortal:
+            self._require_mount(call, on_plain)
         plain = self._result(call, on_plain)
         if mount != plain:
-            self._require_mount(call, on_plain)
             steps = "\n  ".join(self._trace).replace(LONGEST.decode(), "LONGEST")
             raise AssertionError(f"the mount gave {_shown(mount)}, the directory {_shown(plain)}, after\n  {steps}")
         return plain
 
     def _require_mount(self, call: Callable[[Any], Any], on_plain: Any) -> None:
-        """Raises Cut when the mount is gone: of a call that takes several steps, some were done."""
+        """Raises Cut when the mount is gone: what the call says may be true of its first steps only."""
         try:
             os.statvfs(self._roots[0])
         except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.store.support import at, entry, fetched, missing, opened, populate
+from tests.support.trees import CAPABILITY
 from voyfs.core.errors import StoreBusy, StoreError
 from voyfs.core.limits import CHUNK
 from voyfs.fsck import Findings, check
@@ -48,6 +49,16 @@ def test_a_file_that_lost_its_end_is_fetched_anew(tmp_path: Path) -> None:
         assert missing(node) == [0, 1, 2]
         assert store.content.attributes(node).size == SIZE
         assert store.records.totals.incomplete_files == 3
+
+
+def test_a_file_that_is_fetched_anew_keeps_its_capability(tmp_path: Path) -> None:
+    make(tmp_path / "store")
+    os.truncate(tmp_path / "store/data/whole", CHUNK)
+    os.setxattr(tmp_path / "store/data/whole", "security.capability", CAPABILITY)
+    assert found(tmp_path / "store", repair=True).repaired_count == 1
+    with opened(tmp_path / "store") as store:
+        fetched(store, at(store, "whole"), 0, 1, 2)
+        assert os.getxattr(tmp_path / "store/data/whole", "security.capability") == CAPABILITY
 
 
 def test_what_the_container_wrote_and_is_lost_stays_a_problem(tmp_path: Path) -> None:

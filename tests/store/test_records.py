@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.store.support import at, entry, fetched, in_thread, in_trio, missing, opened, populate
+from tests.support.trees import CAPABILITY
 from voyfs.core.errors import StoreBusy, StoreError, StoreForeign, StoreLayout
 from voyfs.core.limits import CHUNK
 from voyfs.store.record import WRITTEN
@@ -102,6 +103,22 @@ async def test_a_file_forgotten_and_met_again_during_a_checkpoint_keeps_its_chun
 
         await store.checkpoint(meanwhile)
         assert missing(at(store, "f")) == [1, 2]
+
+
+@in_trio
+async def test_a_capability_removed_during_a_checkpoint_stays_removed(tmp_path: Path) -> None:
+    capable = entry("f", 10, size=2 * CHUNK, xattrs=((b"security.capability", CAPABILITY),))
+    with opened(tmp_path / "s") as store:
+        populate(store, store.tree.node(ROOT), capable)
+        fetched(store, at(store, "f"), 0)
+
+        async def meanwhile(call: object) -> None:
+            if store.content.list_xattrs(at(store, "f")):
+                store.content.remove_xattr(at(store, "f"), b"security.capability")
+
+        await store.checkpoint(meanwhile)
+    with opened(tmp_path / "s", taking_over=True) as store:
+        assert store.content.list_xattrs(at(store, "f")) == []
 
 
 @in_trio

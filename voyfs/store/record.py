@@ -67,9 +67,11 @@ UPSERT = (
     f"INSERT INTO record ({COLUMNS}) VALUES ({','.join('?' * 20)}) ON CONFLICT (ino) DO UPDATE"
     f" SET {', '.join(f'{column} = excluded.{column}' for column in _DIRECT.split(', '))}"
 )
+# Of the capability it says only that it went into the file with the last chunk: what the container did to it
+# is written at once, and may be newer than these values.
 VOUCH = (
-    'UPDATE record SET parent = ?, name = ?, flags = ?, "limit" = ?, absent = ?, bits = ?,'
-    " shown_mtime = ?, shown_ctime = ?, capability = ? WHERE ino = ?"
+    'UPDATE record SET parent = ?1, name = ?2, flags = ?3, "limit" = ?4, absent = ?5, bits = ?6, shown_mtime = ?7,'
+    " shown_ctime = ?8, capability = CASE WHEN ?5 = 0 THEN NULL ELSE capability END WHERE ino = ?9"
 )
 
 # Before the row itself is written; the first change of a generation tells what was before it.
@@ -177,7 +179,7 @@ class Record:
     def vouch(self) -> tuple[Any, ...]:
         """Parameters of VOUCH as things stand now."""
         row = self.row()
-        return (row[1], row[2], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[0])
+        return (row[1], row[2], row[13], row[14], row[15], row[16], row[17], row[18], row[0])
 
     def row(self) -> tuple[Any, ...]:
         version, presence = self.version, self.presence

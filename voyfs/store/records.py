@@ -240,6 +240,7 @@ class Records:
         """Writes the whole record, presence map included: only while nobody uses the store."""
         with self._transaction():
             self._db.execute(VOUCH, record.vouch())
+            self._db.execute(UPSERT, record.row())
 
     def _forget(self, ino: int) -> None:
         """The record is gone from the database. Its inode must not be free for reuse before `sync`."""
