@@ -193,9 +193,11 @@ class Driver:
             if isinstance(error, Lost) or self._peer.standing(self.task.migration) in (Hold.ABSENT, Hold.DISCARDED):
                 raise self._stranded(error) from error
             raise
-        self._recorder.timeline.opened = self._recorder.now() - report.ago
+        timeline, now = self._recorder.timeline, self._recorder.now()
+        timeline.opened = now - report.ago
+        timeline.answered = None if report.answered is None else now - report.answered
         self._recorder.remote(Phase.COMMIT, called, report)
-        self._recorder.tell("opened", downtime_s=self._recorder.timeline.downtime)
+        self._recorder.tell("opened", downtime_s=timeline.downtime, gap_s=timeline.gap)
 
     def _stranded(self, error: MigratorError) -> Stranded:
         """The target has no copy to open. Why the source does not resume by itself is told in core.phases."""

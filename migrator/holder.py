@@ -227,9 +227,12 @@ class Holder:
             opened = self._ports.clock.now()
             move.enter(Word.COMMIT)
             move.restore.forget_images()
+            answered = None
             if move.link is not None:
+                if (ago := move.link.answered(limits.ANSWER_SECONDS)) is not None:
+                    answered = self._ports.clock.now() - ago
                 move.link.close()
-        return steps.report(since=opened)
+        return steps.report(since=opened, answered=answered)
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration; refused from OPEN on."""

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import subprocess
+import time
 from typing import Final
 
 from migrator.core.errors import NetworkFailed
@@ -58,6 +60,9 @@ PACKET_VNET_HDR: Final = 15
 SO_RCVBUFFORCE: Final = 33
 ETH_P_ALL: Final = 3
 PACKET_OUTGOING: Final = 4
+SO_TIMESTAMPNS: Final = 35
+VNET_HEADER: Final = 10
+TIMESPEC: Final = struct.Struct("qq")
 
 
 class Hold:
@@ -95,6 +100,24 @@ class Hold:
             except OSError:
                 continue  # as if the network had lost it
         return len(frames)
+
+    def answered(self, seconds: float) -> float | None:
+        """How many seconds ago the container first sent data since `let_go`; waits for it up to SECONDS.
+
+        Frames without data do not count: the kernel acknowledges what was held before any task has seen it.
+        """
+        assert self._socket is not None
+        deadline = time.monotonic() + seconds
+        while select.select([self._socket], [], [], max(deadline - time.monotonic(), 0))[0]:
+            try:
+                frame, ancillary, _, address = self._socket.recvmsg(FRAME_BYTES, socket.CMSG_SPACE(TIMESPEC.size))
+            except OSError:
+                return None  # the measurement is for people; it is in nobody's way
+            stamps = [data for level, kind, data in ancillary if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS)]
+            if address[2] != PACKET_OUTGOING and stamps and carries_data(frame[VNET_HEADER:]):
+                whole, nanoseconds = TIMESPEC.unpack(stamps[0])
+                return max(time.time() - float(whole) - float(nanoseconds) / 1e9, 0.0)
+        return None
 
     def close(self) -> None:
         """Forget the frames; rules that keep the network closed stay."""
@@ -225,9 +248,26 @@ def _acknowledged(data: bytes) -> int:
     return count
 
 
+def carries_data(frame: bytes) -> bool:
+    """Whether an Ethernet frame brings something to a program: TCP with a payload, or UDP."""
+    kind, packet = frame[12:14], frame[14:]
+    if kind == b"\x08\x00" and len(packet) >= 20:
+        head, protocol, end = (packet[0] & 15) * 4, packet[9], int.from_bytes(packet[2:4], "big")
+    elif kind == b"\x86\xdd" and len(packet) >= 40:
+        head, protocol, end = 40, packet[6], 40 + int.from_bytes(packet[4:6], "big")
+    else:
+        return False
+    if protocol == socket.IPPROTO_UDP:
+        return True
+    # A segment that offload made too large for the field has 0 there (IPv6 jumbo, GSO).
+    segment = packet[head : end if end > head else None]
+    return protocol == socket.IPPROTO_TCP and len(segment) > 20 and len(segment) > (segment[12] >> 4) * 4
+
+
 def _socket() -> socket.socket:
     """Bound to nothing yet: it gets no frames before `catch`."""
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
     made.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, HELD_BYTES)
     return made

@@ -160,6 +160,9 @@ class TargetLink(Protocol):
     def open(self) -> None:
         """Quick. Open the network, let held frames go, tell the bridges where the address is."""
 
+    def answered(self, seconds: float) -> float | None:
+        """How many seconds ago the container first sent data since `open`; waits up to SECONDS; None: it did not."""
+
     def close(self) -> None:
         """Give back what this object holds; the interface stays as it is."""
 
@@ -296,11 +299,15 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the other side did in a call: its steps, and how long ago the last of them ended, in its own time."""
+    """What the other side did in a call: its steps, and how long ago the last of them ended, in its own time.
+
+    `answered`: of a commit, seconds ago that the container first sent data again; None where it sent nothing so soon.
+    """
 
     steps: Sequence[Measured] = field(default_factory=tuple)
     ago: float = 0.0
     bytes: int = 0
+    answered: float | None = None
 
 
 class Peer(Protocol):

@@ -99,6 +99,8 @@ class Steps:
         finally:
             self.measured.append(Measured(name, start - self._zero, self._clock.now() - start))
 
-    def report(self, since: float | None = None, count: int = 0) -> Report:
-        """What was measured; SINCE is a time that the report tells the age of."""
-        return Report(tuple(self.measured), 0.0 if since is None else self._clock.now() - since, count)
+    def report(self, since: float | None = None, count: int = 0, answered: float | None = None) -> Report:
+        """What was measured; SINCE and ANSWERED are times that the report tells the ages of."""
+        now = self._clock.now()
+        age = None if answered is None else now - answered
+        return Report(tuple(self.measured), 0.0 if since is None else now - since, count, age)

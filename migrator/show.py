@@ -102,6 +102,8 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
     down = timeline["downtime_s"]
     if down is not None:
         console.print(f"downtime: {milliseconds(down)} (from the pause to the open network)")
+    if (gap := timeline.get("gap_s")) is not None:
+        console.print(f"client's gap: {milliseconds(gap)} (from the pause to the first data the container sent again)")
     if result.get("prediction") is not None:
         print_prediction(console, result["prediction"])
 

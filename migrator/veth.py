@@ -151,6 +151,10 @@ class VethTarget(_Pair):
             rules.close()
             self._raise_port()
 
+    def answered(self, seconds: float) -> float | None:
+        """See ports.TargetLink."""
+        return self._hold.answered(seconds) if self._hold is not None and self._port_raised else None
+
     def close(self) -> None:
         """Let it go, as it is."""
         super().close()

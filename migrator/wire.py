@@ -234,13 +234,15 @@ def report_to_wire(report: Report) -> pb.Report:
         ],
         ago=report.ago,
         bytes=report.bytes,
+        answered=report.answered,
     )
 
 
 def report_from_wire(message: pb.Report) -> Report:
     """See `report_to_wire`."""
     steps = tuple(Measured(step.name, step.offset, step.seconds, step.bytes) for step in message.steps)
-    return Report(steps, message.ago, message.bytes)
+    answered = message.answered if message.HasField("answered") else None
+    return Report(steps, message.ago, message.bytes, answered)
 
 
 def progress_to_wire(progress: Progress) -> pb.Progress:

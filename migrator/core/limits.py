@@ -49,6 +49,10 @@ VERIFY_SECONDS: Final = 86400.0
 
 RELEASE_SECONDS: Final = 15.0  # from detach to the exit of the export
 
+# How long a commit waits for the container's first data, which tells the client's gap. On a busy connection it has come
+# before the commit's journal is on disk; an idle one says nothing, and the source's copy is destroyed so much later.
+ANSWER_SECONDS: Final = 0.1
+
 # From SIGTERM to the end of the agent: a migration before its commit goes back, which takes what a dump takes.
 STOP_SECONDS: Final = 60.0
 

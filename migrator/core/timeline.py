@@ -39,11 +39,15 @@ class Measured:
 
 @dataclass(slots=True)
 class Timeline:
-    """Grows by spans; `paused` and `opened` bound the downtime, in seconds since the start, once known."""
+    """Grows by spans; `paused` and `opened` bound the downtime, in seconds since the start, once known.
+
+    `answered`: when the container first sent data again. On a busy connection, its client waited from `paused` to then.
+    """
 
     spans: list[Span] = field(default_factory=list)
     paused: float | None = None
     opened: float | None = None
+    answered: float | None = None
 
     def add(self, span: Span) -> None:
         """Append a span."""
@@ -62,6 +66,13 @@ class Timeline:
         return self.opened - self.paused
 
     @property
+    def gap(self) -> float | None:
+        """Seconds from the pause to the first data that the container sent again; None where none was seen."""
+        if self.paused is None or self.answered is None:
+            return None
+        return self.answered - self.paused
+
+    @property
     def phases(self) -> list[Span]:
         """The phases, in the order of their start."""
         return sorted((span for span in self.spans if not span.name), key=lambda span: span.start)
@@ -75,6 +86,7 @@ class Timeline:
         """As JSON: seconds and bytes."""
         return {
             "downtime_s": self.downtime,
+            "gap_s": self.gap,
             "paused_s": self.paused,
             "opened_s": self.opened,
             "phases": [

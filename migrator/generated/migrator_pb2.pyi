@@ -249,14 +249,16 @@ class Step(_message.Message):
     def __init__(self, name: _Optional[str] = ..., offset: _Optional[float] = ..., seconds: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("steps", "ago", "bytes")
+    __slots__ = ("steps", "ago", "bytes", "answered")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     AGO_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     ago: float
     bytes: int
-    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., ago: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
+    answered: float
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., ago: _Optional[float] = ..., bytes: _Optional[int] = ..., answered: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("bytes_present", "bytes_total", "files_present", "files_total", "fetched_bytes", "rate", "eta", "complete")

@@ -319,6 +319,10 @@ class FakeTargetLink:
         with self.world.act("target: open", NetworkFailed):
             self.world.target_link = "open"
 
+    def answered(self, seconds: float) -> float | None:
+        assert self.world.target == "running", "it cannot have answered before it ran"
+        return 0.0
+
     def close(self) -> None:
         pass
 
