@@ -10,7 +10,10 @@ Layouts: linux/fuse.h (protocol 7.38; the kernel adapts to it).
 import errno
 import os
 import select
+import socket
 import struct
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voyfs.core.errors import MountError
@@ -58,6 +61,11 @@ _WANTED = (
 MAX_WRITE = 1 << 20
 _READ_AHEAD_KIB = 1024
 
+# Calls that are sent again pass through a socket pair (see `takeover`), whose buffers only root may enlarge.
+_MAX_WRITE_OF_USERS = 1 << 17
+
+_HELPER = "fusermount3"
+
 # Background requests (readahead, asynchronous direct I/O) that the kernel keeps under way.
 _MAX_BACKGROUND, _CONGESTION = 64, 48
 
@@ -65,9 +73,21 @@ _MAX_BACKGROUND, _CONGESTION = 64, 48
 def open_and_mount(store: Path, mountpoint: Path) -> int:
     """Mounts a new connection at `mountpoint`; gives its descriptor, INIT answered.
 
-    The store is the mount's source name, so that whoever finds the mount finds the daemon.
-    Raises MountError.
+    The store is the mount's source name, so that whoever finds the mount finds the daemon. Who is
+    not root has it mounted by fusermount3, for himself alone. Raises MountError.
     """
+    privileged = os.geteuid() == 0
+    descriptor = _mount(store, mountpoint) if privileged else _mount_by_helper(store, mountpoint)
+    try:
+        _answer_init(descriptor, privileged=privileged)
+    except BaseException:
+        os.close(descriptor)
+        take_down(mountpoint, lazy=True)
+        raise
+    return descriptor
+
+
+def _mount(store: Path, mountpoint: Path) -> int:
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -79,16 +99,42 @@ def open_and_mount(store: Path, mountpoint: Path) -> int:
         os.close(descriptor)
         hint = "; run as root" if error.errno == errno.EPERM else ""
         raise MountError(f"cannot mount at {mountpoint}: {error.strerror}{hint}") from error
-    try:
-        _answer_init(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        umount(os.fsencode(mountpoint), MNT_DETACH)
-        raise
     return descriptor
 
 
-def _answer_init(descriptor: int) -> None:
+def _mount_by_helper(store: Path, mountpoint: Path) -> int:
+    name = str(store).replace("\\", "\\\\").replace(",", "\\,")
+    options = f"fsname={name},subtype={FILE_SYSTEM.removeprefix('fuse.')},default_permissions,nosuid,nodev"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+        _run_helper(["-o", options, "--", str(mountpoint)], environment, [theirs.fileno()])
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if not descriptors:
+        raise MountError(f"cannot mount at {mountpoint}: {_HELPER} gave no descriptor")
+    return descriptors[0]
+
+
+def take_down(mountpoint: Path, *, lazy: bool) -> None:
+    """Unmounts. Raises OSError, for a user who is not root MountError."""
+    if os.geteuid() == 0:
+        umount(os.fsencode(mountpoint), MNT_DETACH if lazy else 0)
+    else:
+        _run_helper(["-u", *(["-z"] if lazy else []), "--", str(mountpoint)], os.environ)
+
+
+def _run_helper(arguments: list[str], environment: Mapping[str, str], descriptors: Sequence[int] = ()) -> None:
+    try:
+        done = subprocess.run(
+            [_HELPER, *arguments], env=environment, pass_fds=descriptors, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise MountError(f"{_HELPER} is missing; install fuse3, or run as root") from error
+    if done.returncode:
+        raise MountError(" ".join(done.stderr.split()) or f"{_HELPER} failed with status {done.returncode}")
+
+
+def _answer_init(descriptor: int, *, privileged: bool) -> None:
     request = os.read(descriptor, 1 << 17)
     _, opcode, unique, *_ = HEADER_IN.unpack_from(request)
     assert opcode == OP_INIT, "the first request of a connection is INIT"
@@ -97,9 +143,10 @@ def _answer_init(descriptor: int) -> None:
     )
     if major != MAJOR:
         raise MountError(f"the kernel speaks FUSE {major}, this program {MAJOR}")
+    wanted, largest = (_WANTED, MAX_WRITE) if privileged else (_WANTED & ~_POSIX_ACL, _MAX_WRITE_OF_USERS)
     body = _INIT_OUT.pack(
-        *(MAJOR, MINOR, max(max_readahead, _READ_AHEAD_KIB << 10), _WANTED & offered),
-        *(_MAX_BACKGROUND, _CONGESTION, MAX_WRITE, 1, MAX_WRITE // 4096, 0, 0, 0, 0),
+        *(MAJOR, MINOR, max(max_readahead, _READ_AHEAD_KIB << 10), wanted & offered),
+        *(_MAX_BACKGROUND, _CONGESTION, largest, 1, largest // 4096, 0, 0, 0, 0),
         *([0] * 11),
     )
     os.write(descriptor, HEADER_OUT.pack(HEADER_OUT.size + len(body), 0, unique) + body)

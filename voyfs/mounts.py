@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voyfs.core.errors import MountError
-from voyfs.handshake import FILE_SYSTEM
-from voyfs.syscalls import MNT_DETACH, umount
+from voyfs.handshake import FILE_SYSTEM, take_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def check_free(mountpoint: Path) -> bool:
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     """Takes the mount away. Raises MountError when it is in use (unless lazy)."""
     try:
-        umount(os.fsencode(mountpoint), MNT_DETACH if lazy else 0)
+        take_down(mountpoint, lazy=lazy)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise MountError(

@@ -95,7 +95,7 @@ def _parked(store: Store, ino: int) -> bool:
 def _reconcile(store: Store, hydrator: Hydrator, directory: Node, entries: tuple[Entry, ...], stale: _Stale) -> int:
     """Makes the entries of one populated directory what the source says; all without an await."""
     tree, placeholders = store.tree, store.placeholders
-    wanted = {entry.name: entry for entry in entries}
+    wanted = {entry.name: entry for entry in entries if store.powers.makes(entry.mode)}
     anew: list[Entry] = []
     changed = 0
     for name, _, _ in tree.entries(directory):

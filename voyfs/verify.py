@@ -35,6 +35,7 @@ class Report:
     written: int = 0  # content or attributes are the container's own
     gone: int = 0  # removed or renamed by the container
     created: int = 0  # not from the source
+    left_out: int = 0  # on the source, of a type that an unprivileged store has not
     difference_count: int = 0
     differences: list[tuple[str, str]] = field(default_factory=list)
 
@@ -80,6 +81,9 @@ async def _compare(store: Store, digested: Digested, report: Report, links: dict
     path, entry = digested.path, digested.entry
     if entry is None:
         report.differs(path, f"the source cannot read it: {digested.problem}")
+        return
+    if not store.powers.makes(entry.mode):
+        report.left_out += 1
         return
     found = _local(store, path, entry)
     if isinstance(found, str):
@@ -153,9 +157,10 @@ def _attributes(store: Store, node: Node, entry: Entry) -> str:
     assert record is not None
     if stat.S_IFMT(shown.mode) != stat.S_IFMT(entry.mode):
         return "is of another type"
-    if shown.mode != entry.mode:
+    powers = store.powers
+    if shown.mode != powers.mode(entry.mode):
         return f"its mode is {shown.mode:o} and {entry.mode:o} on the source"
-    if (shown.uid, shown.gid) != (entry.uid, entry.gid):
+    if powers.privileged and (shown.uid, shown.gid) != (entry.uid, entry.gid):
         return "its owner differs"
     if shown.rdev != entry.rdev and stat.S_IFMT(entry.mode) in (stat.S_IFCHR, stat.S_IFBLK):
         return "its device number differs"
@@ -169,7 +174,7 @@ def _attributes(store: Store, node: Node, entry: Entry) -> str:
     if not record.flags & (WRITTEN | NAMES) and shown.mtime_ns != expected.mtime_ns:
         return "its modification time differs"
     here = {name: store.content.get_xattr(node, name) for name in store.content.list_xattrs(node)}
-    if here != dict(entry.xattrs):
+    if here != {name: value for name, value in entry.xattrs if powers.keeps(name)}:
         return "its extended attributes differ"
     return ""
 

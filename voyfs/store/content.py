@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from voyfs.core.extents import Extent, chunks_touched
 from voyfs.ports import Piece
+from voyfs.store.powers import Powers
 from voyfs.store.record import ATTRIBUTES, NAMES, WRITTEN, Record
 from voyfs.store.records import Records
 from voyfs.store.tree import Node, Tree
@@ -41,8 +42,9 @@ class Attributes:
 
 
 class Content:
-    def __init__(self, tree: Tree, records: Records) -> None:
+    def __init__(self, tree: Tree, records: Records, powers: Powers) -> None:
         self._tree = tree
+        self._powers = powers
         self._records = records
 
     # -- attributes -------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class Content:
 
     def set_mode(self, node: Node, mode: int) -> None:
         directory, name = self._tree.place(node)
-        os.chmod(name, stat.S_IMODE(mode), dir_fd=directory)
+        os.chmod(name, stat.S_IMODE(self._powers.mode(node.kind | stat.S_IMODE(mode))), dir_fd=directory)
         self._touched(node, ATTRIBUTES)
 
     def set_owner(self, node: Node, uid: int, gid: int) -> None:
@@ -253,6 +255,8 @@ class Content:
         return names
 
     def set_xattr(self, node: Node, name: bytes, value: bytes) -> None:
+        if not self._powers.keeps(name):
+            raise OSError(errno.EOPNOTSUPP, "an unprivileged store has no such attributes")
         record = node.record
         if name == CAPABILITY.encode() and record is not None and not record.complete:
             record.capability = value

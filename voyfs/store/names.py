@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from voyfs.core.changes import Change
 from voyfs.store.intents import Intents
+from voyfs.store.powers import Powers
 from voyfs.store.record import NAMES, Record
 from voyfs.store.records import Records
 from voyfs.store.tree import ORPHANS, Node, Tree
@@ -24,8 +25,9 @@ from voyfs.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
 
 class Names:
-    def __init__(self, tree: Tree, orphans: int, records: Records) -> None:
+    def __init__(self, tree: Tree, orphans: int, records: Records, powers: Powers) -> None:
         self._tree = tree
+        self._powers = powers
         self._orphans = orphans
         self._records = records
         self.intents = Intents(records)
@@ -36,11 +38,12 @@ class Names:
     def create(self, parent: Node, name: bytes, mode: int, uid: int, gid: int, umask: int) -> Node:
         """Makes and opens an empty regular file. Raises FileExistsError."""
         directory = self._tree.directory(parent)
+        mode = self._powers.mode(stat.S_IFREG | mode)
         flags = os.O_RDWR | os.O_NOFOLLOW
         if not self._made_before(Change.CREATE, parent, name):
-            os.umask(umask)
+            os.umask(self._powers.umask(umask))
             flags |= os.O_CREAT | os.O_EXCL
-        descriptor = os.open(name, flags, mode, dir_fd=directory)
+        descriptor = os.open(name, flags, stat.S_IMODE(mode), dir_fd=directory)
         self._own(directory, name, mode, uid, gid)
         inode = os.fstat(descriptor).st_ino
         node = self._tree.known(parent, name, inode, stat.S_IFREG)
@@ -50,9 +53,10 @@ class Names:
 
     def mkdir(self, parent: Node, name: bytes, mode: int, uid: int, gid: int, umask: int) -> Node:
         directory = self._tree.directory(parent)
+        mode = self._powers.mode(stat.S_IFDIR | mode)
         if not self._made_before(Change.MKDIR, parent, name):
-            os.umask(umask)
-            os.mkdir(name, mode, dir_fd=directory)
+            os.umask(self._powers.umask(umask))
+            os.mkdir(name, stat.S_IMODE(mode), dir_fd=directory)
         # mkdir(2) leaves out the setuid, setgid and sticky bits that the caller asked for
         self._own(directory, name, mode, uid, gid)
         self.changed(parent)
@@ -60,8 +64,9 @@ class Names:
 
     def mknod(self, parent: Node, name: bytes, mode: int, device: int, uid: int, gid: int, umask: int) -> Node:
         directory = self._tree.directory(parent)
+        mode = self._powers.mode(mode)
         if not self._made_before(Change.MKNOD, parent, name):
-            os.umask(umask)
+            os.umask(self._powers.umask(umask))
             os.mknod(name, mode, device, dir_fd=directory)
         self._own(directory, name, mode, uid, gid)
         self.changed(parent)
@@ -91,7 +96,8 @@ class Names:
         # In a setgid directory the backing file system has chosen the group already.
         inherited = os.stat(b".", dir_fd=directory).st_mode & stat.S_ISGID
         group = -1 if inherited else gid
-        if (made.st_uid, made.st_gid) != (uid, made.st_gid if inherited else gid):
+        wanted = uid, made.st_gid if inherited else gid
+        if self._powers.privileged and (made.st_uid, made.st_gid) != wanted:
             os.chown(name, uid, group, dir_fd=directory, follow_symlinks=False)
         # Both mkdir(2) and chown(2) drop special bits; an ACL may have taken others: keep those.
         special = mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)

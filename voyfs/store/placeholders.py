@@ -16,6 +16,7 @@ from voyfs.core.errors import SourceMalformed
 from voyfs.core.presence import Presence
 from voyfs.store.content import CAPABILITY
 from voyfs.store.names import Names
+from voyfs.store.powers import Powers
 from voyfs.store.record import Record
 from voyfs.store.records import Records
 from voyfs.store.tree import ROOT, Node, Tree
@@ -35,7 +36,8 @@ class _Batch:
 
 
 class Placeholders:
-    def __init__(self, tree: Tree, names: Names, records: Records) -> None:
+    def __init__(self, tree: Tree, names: Names, records: Records, powers: Powers) -> None:
+        self._powers = powers
         self._tree = tree
         self._names = names
         self._records = records
@@ -86,7 +88,8 @@ class Placeholders:
         batch = self._batches.setdefault(directory.ino, _Batch())
         inherits = _ACLS[1] in os.listxattr(self._tree.xattr_path(directory), follow_symlinks=False)
         for entry in entries:
-            self._make(directory, entry, prefix, batch, inherits)
+            if self._powers.makes(entry.mode):
+                self._make(directory, entry, prefix, batch, inherits)
 
     def finish(self, directory: Node) -> list[int] | None:
         """Everything in `directory` is made: it is populated from now on, atomically.
@@ -274,20 +277,20 @@ class Placeholders:
 
     def _dress(self, parent: int, name: bytes, entry: Entry) -> None:
         """Owner, mode, xattrs, times: in this order, for each may undo the ones after it."""
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if self._powers.privileged:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if not entry.is_symlink:
-            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
+            os.chmod(name, stat.S_IMODE(self._powers.mode(entry.mode)), dir_fd=parent)
         for key, value in entry.xattrs:
-            if self._kept_back(entry, key):
+            if self._kept_back(entry, key) or not self._powers.keeps(key):
                 continue
             path = b"/proc/self/fd/%d/%s" % (parent, name)
             os.setxattr(path, key, value, follow_symlinks=False)
         os.utime(name, ns=(entry.atime_ns, entry.version.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
-    @staticmethod
-    def _kept_back(entry: Entry, key: bytes) -> bool:
+    def _kept_back(self, entry: Entry, key: bytes) -> bool:
         """Writing into a file drops its capability, so it is given to it after the last byte."""
-        return key == CAPABILITY.encode() and entry.is_file and entry.size > 0
+        return key == CAPABILITY.encode() and entry.is_file and entry.size > 0 and self._powers.keeps(key)
 
     def _record(self, ino: int, parent: int, name: bytes, entry: Entry, source: bytes) -> Record:
         unseen = 0

@@ -25,6 +25,7 @@ from voyfs.core.limits import CHUNK
 from voyfs.store.content import Content
 from voyfs.store.names import Names
 from voyfs.store.placeholders import Placeholders
+from voyfs.store.powers import Powers
 from voyfs.store.records import Records
 from voyfs.store.tree import ORPHANS, ROOT, Node, Tree
 from voyfs.syscalls import syncfs
@@ -37,11 +38,19 @@ class Store:
     """Opened by the constructor, closed by `close`; never two at once on the same directory."""
 
     def __init__(
-        self, path: Path, boot_id: str, *, chunk: int = CHUNK, taking_over: bool, checking: bool = False
+        self,
+        path: Path,
+        boot_id: str,
+        *,
+        chunk: int = CHUNK,
+        taking_over: bool,
+        checking: bool = False,
+        powers: Powers | None = None,
     ) -> None:
         """Opens the store at `path`, making it if the directory is missing or empty.
 
         `taking_over`: the kernel still knows nodes of an earlier daemon. `checking`: only to see what is wrong.
+        `powers` are by default those of this process.
         Raises StoreBusy, StoreLayout, StoreError.
         """
         self.path = path
@@ -75,9 +84,10 @@ class Store:
         self._data = os.open(path / "data", os.O_RDONLY | os.O_DIRECTORY)
         self._orphans = os.open(path / "orphans", os.O_RDONLY | os.O_DIRECTORY)
         self.tree = Tree(self._data, self._orphans, self.records, heed_cuts=not checking)
-        self.names = Names(self.tree, self._orphans, self.records)
-        self.content = Content(self.tree, self.records)
-        self.placeholders = Placeholders(self.tree, self.names, self.records)
+        self.powers = powers or Powers.own()
+        self.names = Names(self.tree, self._orphans, self.records, self.powers)
+        self.content = Content(self.tree, self.records, self.powers)
+        self.placeholders = Placeholders(self.tree, self.names, self.records, self.powers)
         for record in self.records.dirty:  # replayed: the last daemon may have died in between
             try:
                 node = self.tree.node(record.ino)
