@@ -62,6 +62,18 @@ def test_names_of_one_file_may_be_populated_at_different_times(tmp_path: Path) -
         assert store.records.totals.files == 1
 
 
+def test_a_directory_has_all_its_links_while_it_is_being_populated(tmp_path: Path) -> None:
+    with opened(tmp_path / "s") as store:
+        populate(store, root(store), directory("a", 2, nlink=5))
+        node = at(store, "a")
+        shown = [nlink(store, node)]
+        for number in range(3):
+            store.placeholders.make(node, [directory(f"d{number}", 10 + number)])
+            shown.append(nlink(store, node))
+        store.placeholders.finish(node)
+        assert [*shown, nlink(store, node)] == [5] * 5
+
+
 def test_one_file_twice_in_one_directory(tmp_path: Path) -> None:
     with opened(tmp_path / "s") as store:
         populate(store, root(store), entry("f", 9, size=5, nlink=2), entry("g", 9, size=5, nlink=2))

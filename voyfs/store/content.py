@@ -69,7 +69,10 @@ class Content:
         if node.parked and node.is_directory:
             shown.nlink = 0
         if record is not None:
-            shown.nlink += record.unseen - record.linking
+            if record.populated or not node.is_directory:
+                shown.nlink += record.unseen - record.linking
+            elif not node.parked:  # some of its subdirectories may have been made already
+                shown.nlink = 2 + record.unseen
             if record.mtime_ns is not None:
                 shown.mtime_ns = record.mtime_ns
             if record.ctime_ns is not None:
