@@ -1,5 +1,7 @@
 """The thin layer between pyfuse3 and `vfs`: translates values, and errors to errno.
 
+pyfuse3 is the project's given way to the kernel: nothing here goes round its handlers.
+
 A file handle is the node number, and a position in a directory is a hash of the name, so that
 any later daemon understands what the kernel holds from an earlier one.
 """
