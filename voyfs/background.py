@@ -5,13 +5,13 @@ the bulk lane in jobs of bounded size, a bounded number at a time. A failure of 
 the disk pauses it; a file that cannot be had is named in the progress and passed over.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
 from voyfs.core.entry import Entry
-from voyfs.core.errors import SourceError, SourceUnreachable, VoyfsError
+from voyfs.core.errors import SourceError, SourceMalformed, SourceUnreachable, VoyfsError
 from voyfs.core.extents import coalesce
 from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, BULK_JOBS
 from voyfs.hydrator import Flight, Hydrator
@@ -25,6 +25,9 @@ log = get_logger(__name__)
 
 # Pause after a failure of the source or the disk before the next try.
 RETRY_SECONDS = 1.0
+
+# How often a file is asked for again whose answer was not fit to be read.
+MALFORMED_TRIES = 8
 
 # Inodes and absent chunks. Not nodes: those may go, and come again as others, before it is carried out.
 _Plan = list[tuple[int, list[int]]]
@@ -50,6 +53,7 @@ class Background:
         self._hydrator = hydrator
         self._progress = hydrator.progress
         self._checkpoint = checkpoint
+        self._doubts: Counter[bytes] = Counter()
 
     async def run(self) -> None:
         """Populates and fetches everything that can be had, then returns."""
@@ -240,6 +244,9 @@ class Background:
         elif isinstance(error, FileNotFoundError):
             pass  # renamed or removed meanwhile; the next round knows its place
         elif isinstance(error, SourceUnreachable | OSError):
+            return error
+        elif isinstance(error, SourceMalformed) and self._doubts[job.source] < MALFORMED_TRIES:
+            self._doubts[job.source] += 1  # an answer damaged on its way spoils all that was asked for with it
             return error
         else:
             self._hydrator.problem(job.source, str(error))

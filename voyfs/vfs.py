@@ -324,7 +324,8 @@ class Vfs:
         if size is not None:
             await self.truncate(ino, size)
         node = self._store.tree.node(ino)
-        if uid is not None or gid is not None:
+        # chown(-1, -1) asks for nothing, and yet changes the ctime
+        if uid is not None or gid is not None or (mode, size, atime_ns, mtime_ns) == (None,) * 4:
             content.set_owner(node, -1 if uid is None else uid, -1 if gid is None else gid)
         if mode is not None:
             content.set_mode(node, mode)

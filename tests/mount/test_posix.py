@@ -362,6 +362,7 @@ def test_what_changes_which_time(here: Path) -> None:
         (lambda: path.write_bytes(b"y"), (True, True, False)),
         (lambda: path.chmod(0o600), (False, True, False)),
         (lambda: os.setxattr(path, "user.a", b"1"), (False, True, False)),
+        (lambda: os.chown(path, -1, -1), (False, True, False)),
         (lambda: os.link(path, here / "g"), (False, True, True)),
         (lambda: os.unlink(here / "g"), (False, True, True)),
         (lambda: os.truncate(path, 1), (True, True, False)),

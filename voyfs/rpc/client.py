@@ -6,6 +6,7 @@ of who reads.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import trio
@@ -102,6 +103,9 @@ class GrpcSource:
         return self._reachable
 
     async def attach(self) -> Attachment:
+        return await self._believed(self._attach)
+
+    async def _attach(self) -> Attachment:
         async def attempt(seconds: float) -> pb.AttachReply:
             try:
                 return await unary(self._demand.Attach, pb.AttachRequest(), seconds)
@@ -130,7 +134,7 @@ class GrpcSource:
                     return listing
             raise SourceMalformed(f"the source left {shown(path)} unfinished")
 
-        return await self._persist(attempt)
+        return await self._believed(lambda: self._persist(attempt))
 
     def walk(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Listing]]:
         request = pb.WalkRequest(path=_sound(path))
@@ -152,14 +156,11 @@ class GrpcSource:
         async def attempt(seconds: float) -> pb.FetchReply:
             return await unary(self._demand.Fetch, request, seconds)
 
-        mismatch: DigestMismatch | None = None
+        async def ask() -> list[Piece]:
+            return pieces(await self._persist(attempt), path, extents)
+
         async with self._fetches:
-            for _ in range(1 + _REFETCHES):
-                try:
-                    return pieces(await self._persist(attempt), path, extents)
-                except DigestMismatch as error:
-                    mismatch = error
-        raise SourceCorrupt(f"the source's data is damaged: {mismatch}") from mismatch
+            return await self._believed(ask)
 
     async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
         if len(paths) > STAT_PATHS:
@@ -173,22 +174,39 @@ class GrpcSource:
                 if batch and room < 0:
                     break
                 batch.append(_sound(path))
-            request = pb.StatRequest(paths=batch)
-
-            async def attempt(seconds: float, request: pb.StatRequest = request) -> pb.StatReply:
-                return await unary(self._demand.Stat, request, seconds)
-
-            reply = await self._persist(attempt)
-            if not 0 < len(reply.stated) <= len(batch):
-                raise SourceMalformed("the source told of more or fewer entries than asked for")
-            found.extend(map(stated, reply.stated, batch))
+            found.extend(await self._believed(partial(self._stat, batch)))
         return found
+
+    async def _stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
+        """Entries of the first of `paths`, as many as the source tells at once."""
+        request = pb.StatRequest(paths=paths)
+
+        async def attempt(seconds: float) -> pb.StatReply:
+            return await unary(self._demand.Stat, request, seconds)
+
+        reply = await self._persist(attempt)
+        if not 0 < len(reply.stated) <= len(paths):
+            raise SourceMalformed("the source told of more or fewer entries than asked for")
+        return list(map(stated, reply.stated, paths))
 
     async def release(self) -> None:
         async def attempt(seconds: float) -> pb.ReleaseReply:
             return await unary(self._demand.Release, pb.ReleaseRequest(), seconds)
 
         await self._persist(attempt)
+
+    async def _believed(self, ask: Callable[[], Awaitable[_Reply]]) -> _Reply:
+        """What `ask` gives; asks a few times more where an answer was damaged on its way, or is a lie."""
+        for left in reversed(range(1 + _REFETCHES)):
+            try:
+                return await ask()
+            except DigestMismatch as error:
+                if not left:
+                    raise SourceCorrupt(f"the source's data is damaged: {error}") from error
+            except SourceMalformed:
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def _persist(self, attempt: Callable[[float], Awaitable[_Reply]]) -> _Reply:
         """Tries until there is an answer, a lasting error, or no patience left."""

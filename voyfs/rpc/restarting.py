@@ -3,14 +3,18 @@
 from collections.abc import Awaitable, Callable
 from typing import Generic, Self, TypeVar
 
+from voyfs.core.errors import SourceMalformed
 from voyfs.rpc.calls import CallFailed, StreamReader
 from voyfs.rpc.loss import Patience
 
 _Item = TypeVar("_Item")
 
+# Answers in a row that are not fit to be read, before they are no accident.
+_MALFORMED = 4
+
 
 class RestartingStream(Generic[_Item]):
-    """Its items in order; after a passing failure all of them come once more."""
+    """Its items in order; after a passing failure, or a damaged answer, all of them come once more."""
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class RestartingStream(Generic[_Item]):
         self._patience = patience
         self._reader: StreamReader[_Item] | None = None
         self._items: list[_Item] = []  # the next one last
+        self._malformed = 0
 
     def __aiter__(self) -> Self:
         return self
@@ -40,14 +45,31 @@ class RestartingStream(Generic[_Item]):
                 items = await self._reader.batch()
             except CallFailed as failure:
                 self.close()
-                await self._failed(failure, self._patience)
+                await self._understood(self._failed(failure, self._patience))
+                continue
+            except SourceMalformed as error:
+                self.close()
+                self._forgive(error)
                 continue
             self._answered()
             self._patience.renew()
+            self._malformed = 0
             if items is None:
                 raise StopAsyncIteration
             self._items = items[::-1]
         return self._items.pop()
+
+    async def _understood(self, failed: Awaitable[None]) -> None:
+        """A failed call may mean as well that its answer could not be read."""
+        try:
+            await failed
+        except SourceMalformed as error:
+            self._forgive(error)
+
+    def _forgive(self, error: SourceMalformed) -> None:
+        self._malformed += 1
+        if self._malformed == _MALFORMED:
+            raise error
 
     def close(self) -> None:
         if self._reader is not None:
