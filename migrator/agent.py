@@ -133,7 +133,8 @@ class Agent:
                 yield from ({"event": event} for event in self._migrations.follow(migration))
                 yield {}
             case "check":
-                yield {"survey": self._migrations.check(request["container"], request["target"])}
+                options = Options(**request.get("options", {}))
+                yield {"survey": self._migrations.check(request["container"], request["target"], options)}
             case "follow":
                 yield from ({"event": event} for event in self._migrations.follow(request["migration"]))
                 yield {}

@@ -18,6 +18,7 @@ from migrator import local, show
 from migrator.core.address import DEFAULT_PORT, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
 from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigratorError, by_kind, describe
+from migrator.core.volumes import CHOICES
 
 STATE = Path("/var/lib/migrator")
 SOCKET = Path("/run/migrator/agent.sock")
@@ -32,6 +33,15 @@ app = typer.Typer(
 
 Socket = Annotated[Path, typer.Option("--socket", help="The local agent's socket.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line, the result last.")]
+
+Volumes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--volume",
+        metavar=f"PATH={'|'.join(CHOICES)}",
+        help="What becomes of the bind mount at PATH, if not what 'migrator check' shows. Repeatable.",
+    ),
+]
 
 
 @app.command()
@@ -67,16 +77,18 @@ def migrate(
     remove_source: Annotated[
         bool, typer.Option("--remove-source", help="Delete the container's root directory on this host at the end.")
     ] = False,
+    volume: Volumes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Moves a container; goes on in the agent if this command is interrupted."""
     _require_address(target)
+    volumes = _choices(volume)
     if dry_run:
-        _check(socket, as_json, container, target)
+        _check(socket, as_json, container, target, volumes)
         return
-    options = {"verify": verify, "remove_source": remove_source}
+    options = {"verify": verify, "remove_source": remove_source, "volumes": volumes}
     _follow(socket, as_json, "migrate", container=container, target=target, options=options)
 
 
@@ -84,12 +96,13 @@ def migrate(
 def check(
     container: Annotated[str, typer.Argument(help="Name (ID) of a running container of this host.")],
     target: Annotated[str, typer.Argument(metavar="TARGET[:PORT]", help="The agent of the host it would go to.")],
+    volume: Volumes = None,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Says whether a container could be moved, and what it would cost; touches nothing."""
     _require_address(target)
-    _check(socket, as_json, container, target)
+    _check(socket, as_json, container, target, _choices(volume))
 
 
 @app.command()
@@ -136,9 +149,20 @@ def _require_address(target: str) -> None:
         raise typer.BadParameter(str(error), param_hint="TARGET") from None
 
 
-def _check(socket: Path, as_json: bool, container: str, target: str) -> None:
+def _choices(given: list[str] | None) -> dict[str, str]:
+    """PATH=KIND of --volume, by path."""
+    found = {}
+    for text in given or []:
+        path, _, kind = text.rpartition("=")
+        if not path.startswith("/") or kind not in CHOICES:
+            raise typer.BadParameter(f"'{text}' is no PATH={'|'.join(CHOICES)}", param_hint="--volume")
+        found[path] = kind
+    return found
+
+
+def _check(socket: Path, as_json: bool, container: str, target: str, volumes: Mapping[str, str]) -> None:
     """Show what a migration would find; raises CheckFailed if it could not be made."""
-    *_, reply = local.call(socket, "check", container=container, target=target)
+    *_, reply = local.call(socket, "check", container=container, target=target, options={"volumes": volumes})
     found = reply["survey"]
     if as_json:
         _print_json(found)

@@ -24,6 +24,7 @@ from migrator.core import argv, limits
 from migrator.core.argv import Tls
 from migrator.core.errors import DiskFailed, NoSpace, RuntimeFailed, Taken
 from migrator.core.plan import Progress
+from migrator.core.volumes import Place
 from migrator.tools import Tool, first_line
 
 START_SECONDS = 30.0  # a Python program that imports gRPC, on a busy machine
@@ -145,6 +146,49 @@ class VoyfsDisk:
     def mounted(self, mountpoint: str, store: str) -> VoyfsMount:
         """See ports.Disk."""
         return VoyfsMount(self._program, self._tool, Path(mountpoint), Path(store))
+
+    def remount(self, place: Place, mountpoint: str) -> BorrowedMount:
+        """See ports.Disk."""
+        borrowed = BorrowedMount(mountpoint)
+        try:
+            Path(mountpoint).mkdir(parents=True)
+        except OSError as error:
+            raise DiskFailed(f"cannot make {mountpoint}: {error.strerror}") from error
+        done = self._tool.run(argv.mount(place.kind, place.origin, place.options, Path(mountpoint)), START_SECONDS)
+        if done.returncode != 0:
+            borrowed.discard()
+            raise DiskFailed(
+                f"cannot mount {place.origin} ({place.kind}): {first_line(done.stderr, last=True)}",
+                remedy="make the target able to mount it, or choose '--volume PATH=skip'",
+            )
+        return borrowed
+
+    def remounted(self, mountpoint: str) -> BorrowedMount:
+        """See ports.Disk."""
+        return BorrowedMount(mountpoint)
+
+    def make_empty(self, path: str, *, directory: bool) -> None:
+        """See ports.Disk."""
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).mkdir() if directory else Path(path).touch()
+        except OSError as error:
+            raise DiskFailed(f"cannot make {path}: {error.strerror}") from error
+
+
+class BorrowedMount:
+    """See ports.Borrowed."""
+
+    def __init__(self, mountpoint: str) -> None:
+        """Whether anything is mounted there is seen when it is discarded."""
+        self._mountpoint = mountpoint
+
+    def discard(self) -> None:
+        """See ports.Borrowed."""
+        try:
+            syscalls.unmount_below(self._mountpoint)
+        except OSError as error:
+            raise DiskFailed(f"cannot unmount {self._mountpoint}: {error.strerror}") from error
 
 
 class VoyfsExport:

@@ -17,7 +17,8 @@ from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Phase, Step, source_step
 from migrator.core.plan import Container, ImagePiece
 from migrator.core.prediction import Prediction, outcome
-from migrator.ports import Dump, Export, Peer, Publish, Record, Report, SourceLink
+from migrator.exports import Exports
+from migrator.ports import Dump, Peer, Publish, Record, Report, SourceLink
 from migrator.preparation import SourcePorts, Task, order_for, survey
 from migrator.recorder import Counter, Recorder
 
@@ -39,7 +40,7 @@ class Driver:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"migration-{task.migration}")
         self._container: Container | None = None
         self._identity: Identity | None = None
-        self._export: Export | None = None
+        self._exports: Exports | None = None
         self._link: SourceLink | None = None
         self._dump: Dump | None = None
         self._image_bytes = 0
@@ -67,9 +68,9 @@ class Driver:
         finally:
             self._close()
 
-    def go_on(self, phase: Phase, container: Container, identity: Identity | None, export: Export) -> dict[str, Any]:
+    def go_on(self, phase: Phase, container: Container, identity: Identity | None, exports: Exports) -> dict[str, Any]:
         """Go on after a restart of the agent, from COMMIT or later."""
-        self.phase, self._container, self._identity, self._export = phase, container, identity, export
+        self.phase, self._container, self._identity, self._exports = phase, container, identity, exports
         self._record = self._journal()
         try:
             self._ports.runtime.settle(self.task.migration)
@@ -77,9 +78,9 @@ class Driver:
         finally:
             self._close()
 
-    def go_back(self, container: Container, identity: Identity | None, export: Export | None) -> NoReturn:
+    def go_back(self, container: Container, identity: Identity | None, exports: Exports) -> NoReturn:
         """Roll back after a restart of the agent, from before COMMIT; then raises what it was rolled back for."""
-        self.phase, self._container, self._identity, self._export = Phase.DUMP, container, identity, export
+        self.phase, self._container, self._identity, self._exports = Phase.DUMP, container, identity, exports
         self._record = self._journal()
         try:
             self._ports.runtime.settle(self.task.migration)
@@ -108,16 +109,16 @@ class Driver:
     def _prepare(self) -> None:
         task, ports, step = self.task, self._ports, self._recorder.step
         with step(Phase.PREPARE, "preflight"):
-            found = survey(task.container, ports, self._peer)
+            found = survey(task.container, task.options, ports, self._peer)
             preflight.raise_first(found.rows)
         subject, self._prediction = found.subject, found.prediction
         container, identity = self._container, self._identity = subject.container, subject.identity
         with step(Phase.PREPARE, "export"):
-            self._export = ports.disk.export(container.root, f"{task.listen_host}:0")
+            self._exports = Exports.start(ports.disk, subject.trees, task.listen_host)
         if identity is not None:
             self._link = ports.network.source(identity)
         with step(Phase.PREPARE, "working set"):
-            order = order_for(task, ports, subject, self._export.address)
+            order = order_for(task, ports, subject, self._exports.addresses)
         self._check_stopping()
         self._record = self._journal()
         self._record.write(
@@ -125,7 +126,7 @@ class Driver:
             side="source",
             container=container.to_json(),
             identity=identity.to_json() if identity else None,
-            export=dict(self._export.facts),
+            exports=self._exports.facts,
             target=self._peer.address,
             options=task.options.to_json(),
         )
@@ -258,27 +259,21 @@ class Driver:
             ) from error
 
     def _hydrate(self, counter: Counter) -> None:
-        self._keep_export()
+        assert self._exports is not None
+        self._exports.keep()  # it may have died since: the target looks for it at the same address
         for progress in self._peer.hydrate(self.task.migration):
-            self._keep_export()
+            self._exports.keep()
             self._check_stopping()
             counter.bytes = progress.fetched_bytes
             self._recorder.tell("progress", phase=Phase.HYDRATE, **progress.to_json())
 
-    def _keep_export(self) -> None:
-        """The server of the files may have died since: the target looks for it at the same address."""
-        assert self._export is not None
-        assert self._container is not None
-        if not self._export.alive:
-            self._export = self._ports.disk.export(self._container.root, self._export.address)
-
     def _detach(self) -> None:
-        assert self._export is not None
+        assert self._exports is not None
         assert self._container is not None
         self._insist(self._let_go)
         with self._recorder.step(Phase.DETACH, "release"):
-            if not self._export.wait_released(limits.RELEASE_SECONDS):
-                self._export.stop()
+            if not self._exports.wait_released(limits.RELEASE_SECONDS):
+                self._exports.stop()
         if self.task.options.remove_source:
             with self._recorder.step(Phase.DETACH, "remove the source's root"):
                 self._ports.disk.remove(self._container.root)
@@ -289,7 +284,8 @@ class Driver:
         if self._peer.standing(migration) is Hold.DETACHED:
             return
         if self.task.options.verify:
-            self._keep_export()
+            assert self._exports is not None
+            self._exports.keep()
             with self._recorder.step(Phase.DETACH, "verify"):
                 self._peer.verify(migration)
         self._peer.detach(migration)
@@ -313,8 +309,8 @@ class Driver:
         finally:
             if self._dump is not None:
                 self._dump.discard()
-            if self._export is not None:
-                self._export.stop()
+            if self._exports is not None:
+                self._exports.stop()
             if aborting is not None:
                 aborting.result()
         self._advance_anyway(Step.RESUMED)

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from migrator import mounting
 from migrator.core import bundle, limits
 from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
 from migrator.core.host import Needs
@@ -149,23 +150,25 @@ class Holder:
 
     def _build(self, move: Move, order: Order, steps: Steps) -> None:
         ports, directory = self._ports, PurePosixPath(move.directory)
+        assert move.record is not None
         if order.identity is not None:
             namespace, port, _, _ = ports.network.conflicts(order.identity)
             if namespace or port:
                 raise Taken(f"the target already has {order.identity.namespace} or {order.identity.port}")
-            assert move.record is not None
             move.record.write(move.hold, network=order.identity.to_json())  # an agent that comes after us removes it
             with steps.step("network"):
                 move.link = ports.network.build(order.identity)
             move.identity = order.identity  # ours from now on, to be removed with the rest
-        mountpoint, store = str(directory / "root"), str(directory / "store")
         ports.disk.claim(move.directory)
         move.claimed = True
         with steps.step("mount"):
-            move.mounted = ports.disk.mount(order.export, mountpoint, store)
+            if order.volumes:
+                move.record.write(move.hold, volumes=[volume.to_json() for volume in order.volumes])
+            move.mounted = mounting.mount(ports.disk, order, move.directory)
         with steps.step("bundle"):
-            files = {place: directory / "files" / str(number) for number, place in enumerate(sorted(order.files))}
-            config = bundle.for_target(order.config, PurePosixPath(mountpoint), files)
+            places = {place: directory / "files" / str(number) for number, place in enumerate(sorted(order.files))}
+            places |= mounting.places(move.directory, order.volumes)
+            config = bundle.for_target(order.config, directory / "root", places)
             move.restore = ports.runtime.prepare_restore(order, move.directory, config)
         with steps.step("prefetch"):
             move.mounted.prefetch(order.fetch)
@@ -312,7 +315,8 @@ class Holder:
             return
         with move.lock:
             move.claimed = True
-            move.mounted = ports.disk.mounted(f"{move.directory}/root", f"{move.directory}/store")
+            volumes: list[dict[str, Any]] = next((entry["volumes"] for entry in history if "volumes" in entry), [])
+            move.mounted = mounting.adopt(ports.disk, move.directory, volumes)
             move.restore = ports.runtime.adopt_restore(migration, move.container, move.directory)
             if move.hold is Hold.HELD and not ports.runtime.exists(move.container):
                 move.lost = True  # only the source knows whether what it left is still worth something

@@ -22,6 +22,7 @@ from migrator.core import processes as rules
 from migrator.core.argv import Tls
 from migrator.core.host import FEATURES, UNLIMITED, Needs, Traits
 from migrator.core.plan import Container
+from migrator.core.volumes import Kind, Place, Volume, lazy
 from migrator.freezer import Freezer, cgroup_mounts
 from migrator.tools import Tool, first_line
 
@@ -58,12 +59,19 @@ class HostInspector:
             wall=time.time(),
         )
 
-    def needs(self, container: Container, trees: Sequence[str]) -> Needs:
+    def places(self, sources: Sequence[str]) -> Mapping[str, Place]:
+        """See ports.Inspector."""
+        return {source: procfs.place(source) for source in sources if os.path.exists(source)}
+
+    def needs(self, container: Container, volumes: Sequence[Volume]) -> Needs:
         """See ports.Inspector."""
         config = container.config
         pids = Freezer(Path(container.cgroup)).pids()
         found = procfs.processes(pids, container.pid)
-        size, files, counted = count_trees(trees, COUNT_SECONDS)
+        trees = [container.root, *(volume.source for volume in lazy(volumes))]
+        size, files, counted = count_trees([tree for tree in trees if os.path.isdir(tree)], COUNT_SECONDS)
+        there = [each.source for each in volumes if each.kind is Kind.REMOUNT and not each.remade]
+        behind = [each.destination for each in volumes if each.kind is Kind.SKIP]
         cpu, cpu_problem = self._cpu()
         process = config.get("process", {})
         return Needs(
@@ -74,12 +82,12 @@ class HostInspector:
             selinux=str(process.get("selinuxLabel") or ""),
             seccomp=bool(config.get("linux", {}).get("seccomp")),
             features=tuple(sorted(_features(config))),
-            paths=tuple(bundle.hook_programs(config)),
+            paths=(*bundle.hook_programs(config), *there),
             disk_bytes=size,
             disk_files=files,
             disk_counted=counted,
             processes=len(found),
-            problems=tuple(rules.problems(found, container.pid)),
+            problems=tuple(rules.problems(found, container.pid, behind)),
         )
 
     def cpu_problem(self, image: bytes) -> str:

@@ -21,9 +21,10 @@ from migrator.core.identity import Identity
 from migrator.core.phases import DECIDED, ENDED, Outcome, Phase, outcome
 from migrator.core.plan import Container, Options
 from migrator.driver import Driver
+from migrator.exports import Exports
 from migrator.feed import Feed
 from migrator.holder import Holder
-from migrator.ports import AskingPeer, Export, Journal, Peer
+from migrator.ports import AskingPeer, Journal, Peer
 from migrator.preparation import SourcePorts, Task, survey
 
 log = structlog.get_logger(__name__)
@@ -76,11 +77,11 @@ class Migrations:
             raise
         return migration
 
-    def check(self, container: str, target: str) -> dict[str, Any]:
+    def check(self, container: str, target: str, options: Options) -> dict[str, Any]:
         """What a migration would find, as JSON (`Survey`); nothing is touched."""
         peer = self._connect(target)
         try:
-            return survey(container, self._ports, peer).to_json()
+            return survey(container, options, self._ports, peer).to_json()
         finally:
             peer.close()
 
@@ -134,7 +135,7 @@ class Migrations:
         """Facts of the exports of migrations that have not ended."""
         found = []
         for _, entries in self._unended():
-            found += [entry["export"] for entry in entries if "export" in entry]
+            found += [export for entry in entries for export in entry.get("exports", [])]
         return found
 
     def recover(self) -> None:
@@ -150,15 +151,15 @@ class Migrations:
     def _recover(self, migration: str, first: Mapping[str, Any], phase: Phase) -> None:
         container = Container.from_json(first["container"])
         identity = Identity.from_json(first["identity"]) if first["identity"] else None
-        export = self._ports.disk.adopt(first["export"])
+        exports = Exports.adopt(self._ports.disk, first["exports"])
         peer = self._connect(first["target"])
         here = self._here(peer.address)
         task = Task(migration, container.name, Options(**first["options"]), here.host, here.agent)
 
         def act(driver: Driver) -> dict[str, Any]:
             if phase in DECIDED:
-                return driver.go_on(phase, container, identity, export or _Gone(first["export"]["address"]))
-            return driver.go_back(container, identity, export)
+                return driver.go_on(phase, container, identity, exports)
+            return driver.go_back(container, identity, exports)
 
         log.info("picking up", migration=migration, container=container.name, phase=phase)
         self._begin(task, peer, act, lambda: self._journal.reopen(migration))
@@ -254,28 +255,3 @@ class Migrations:
             ended = [migration for migration in self._feeds if migration not in under_way]
             for migration in ended[: -limits.REMEMBERED]:
                 del self._feeds[migration]
-
-
-class _Gone(Export):
-    """An export that did not survive; a new one takes its address when it is needed."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    @property
-    def address(self) -> str:
-        return self._address
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {"address": self._address}
-
-    @property
-    def alive(self) -> bool:
-        return False
-
-    def wait_released(self, seconds: float) -> bool:
-        return True
-
-    def stop(self) -> None:
-        pass

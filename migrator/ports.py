@@ -17,6 +17,7 @@ from migrator.core.plan import Container, ImagePiece, Order, Progress
 from migrator.core.prediction import Link
 from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.core.timeline import Measured
+from migrator.core.volumes import Place, Volume
 
 
 class Clock(Protocol):
@@ -66,8 +67,11 @@ class Runtime(Protocol):
     def host_files(self, container: Container) -> Mapping[str, bytes]:
         """Contents of those bind mounts' sources that are small regular files (see core.bundle), by source path."""
 
-    def warm(self, container: Container) -> tuple[list[str], list[str]]:
-        """What restoring it will open: to fetch, and only to look up (see core.warm)."""
+    def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """What restoring it will open: to fetch, and only to look up (see core.warm).
+
+        VOLUMES: what moves like the root, directories of this host by where they are mounted.
+        """
 
     def prepare_dump(self, container: Container, migration: str) -> Dump:
         """Make room for its images."""
@@ -125,8 +129,11 @@ class Inspector(Protocol):
     def traits(self) -> Traits:
         """What this host is."""
 
-    def needs(self, container: Container, trees: Sequence[str]) -> Needs:
-        """What a running container needs of a host; TREES: directories of this host that are moved with it."""
+    def places(self, sources: Sequence[str]) -> Mapping[str, Place]:
+        """What lies at paths of this host; what does not exist is left out."""
+
+    def needs(self, container: Container, volumes: Sequence[Volume]) -> Needs:
+        """What a running container needs of a host, its VOLUMES being treated as they say."""
 
     def cpu_problem(self, image: bytes) -> str:
         """What this CPU lacks of the one in CRIU's image; empty if nothing."""
@@ -243,6 +250,13 @@ class Mounted(Protocol):
         """End the mount, whoever waits for it, and its daemon, if there is one; the store is worthless then."""
 
 
+class Borrowed(Protocol):
+    """Something mounted here from where the source had it, too."""
+
+    def discard(self) -> None:
+        """Unmount it. Raises DiskFailed."""
+
+
 class Disk(Protocol):
     """voyfs on this host."""
 
@@ -272,6 +286,15 @@ class Disk(Protocol):
 
     def mounted(self, mountpoint: str, store: str) -> Mounted:
         """A mount of an earlier run of the agent."""
+
+    def remount(self, place: Place, mountpoint: str) -> Borrowed:
+        """Mount a network file system from its origin. Raises DiskFailed; nothing stays mounted then."""
+
+    def remounted(self, mountpoint: str) -> Borrowed:
+        """One of an earlier run of the agent."""
+
+    def make_empty(self, path: str, *, directory: bool) -> None:
+        """Make an empty directory or file, with its parents. Raises DiskFailed."""
 
 
 class Record(Protocol):

@@ -5,7 +5,7 @@ It must not change anything on either host: `migrator check` is this and no more
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from migrator.core.plan import Container, Options, Order
 from migrator.core.prediction import Link, Load, Prediction, predict
 from migrator.core.preflight import Row, SourceFacts
 from migrator.core.timeline import human_bytes
+from migrator.core.volumes import Kind, Volume, classify, lazy
 from migrator.ports import Clock, Disk, Inspector, Network, Peer, Runtime
 
 
@@ -48,6 +49,12 @@ class Subject:
     container: Container
     identity: Identity | None
     files: Mapping[str, bytes]  # by destination: contents of read-only host files
+    volumes: tuple[Volume, ...]
+
+    @property
+    def trees(self) -> list[str]:
+        """Directories of the source that are served: the root, then the lazy volumes."""
+        return [self.container.root, *(volume.source for volume in lazy(self.volumes))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,15 @@ class Survey:
             "container": self.subject.container.name,
             "ready": all(row.ok for row in self.rows),
             "checks": [row.to_json() for row in self.rows],
+            "volumes": [
+                {"path": volume.destination, "source": volume.source, "kind": str(volume.kind), "text": volume.text}
+                for volume in self.subject.volumes
+            ],
             "prediction": self.prediction.to_json() if self.prediction else None,
         }
 
 
-def survey(name: str, ports: SourcePorts, peer: Peer) -> Survey:
+def survey(name: str, options: Options, ports: SourcePorts, peer: Peer) -> Survey:
     """Check both ends. Raises only where there is no container to check."""
     container = ports.runtime.inspect(name)
     contents = ports.runtime.host_files(container)
@@ -78,17 +89,14 @@ def survey(name: str, ports: SourcePorts, peer: Peer) -> Survey:
         identity = ports.network.examine(container)
     except Unsupported as error:
         network_problem = error.message
-    trees = [container.root] if container.root_is_directory else []
+    places = ports.inspector.places([bind.source for bind in bundle.bind_mounts(container.config, {})])
+    volumes = tuple(classify(container.config, places, sizes, options.volumes))
     host = replace(ports.runtime.facts("source", ports.disk.problem()), traits=ports.inspector.traits())
-    needs = ports.inspector.needs(container, trees)
-    facts = SourceFacts(host=host, bind_sizes=sizes, network_problem=network_problem, needs=needs)
+    needs = ports.inspector.needs(container, volumes)
+    facts = SourceFacts(host=host, network_problem=network_problem, needs=needs, volumes=volumes)
     rows = [*preflight.source_rows(container, facts), *suitability.source_rows(container, facts)]
-    files = {
-        bind.destination: contents[bind.source]
-        for bind in bundle.bind_mounts(container.config, sizes)
-        if bind.is_host_file
-    }
-    subject = Subject(container, identity, files)
+    files = {each.destination: contents[each.source] for each in volumes if each.kind is Kind.COPY}
+    subject = Subject(container, identity, files, volumes)
     try:
         found = peer.probe(container.name, identity, needs)
         facts = replace(facts, host=replace(host, traits=replace(host.traits, wall=ports.clock.wall())))
@@ -105,16 +113,19 @@ def _link_text(address: str, link: Link) -> str:
     return f"{address}, {human_bytes(link.rate)}/s, a word there and back takes {link.round_trip * 1000:.1f} ms"
 
 
-def order_for(task: Task, ports: SourcePorts, subject: Subject, export: str) -> Order:
-    """What the target is asked for; EXPORT is where the container's files are served."""
+def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequence[str]) -> Order:
+    """What the target is asked for; EXPORTS is where each of the subject's trees is served."""
     container = subject.container
-    fetch, look_up = ports.runtime.warm(container)
+    volumes = {each.destination: each.source for each in lazy(subject.volumes)}
+    fetch, look_up = ports.runtime.warm(container, volumes)
     return Order(
         migration=task.migration,
         container=container.name,
         config=container.config,
         identity=subject.identity,
-        export=export,
+        export=exports[0],
+        volumes=subject.volumes,
+        volume_exports=tuple(exports[1:]),
         fetch=tuple(fetch),
         look_up=tuple(look_up),
         files=subject.files,

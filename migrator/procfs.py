@@ -11,7 +11,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from migrator import syscalls
 from migrator.core.processes import ONE_NAMESPACE, Descriptor, Process
+from migrator.core.volumes import Place
 
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
@@ -22,6 +24,22 @@ def read(path: str) -> str:
         return Path(path).read_text(errors="surrogateescape")
     except OSError:
         return ""
+
+
+def place(path: str) -> Place:
+    """What lies at a path of this host, and how its file system could be mounted elsewhere. The path must exist."""
+    best: list[str] = []
+    real = os.path.realpath(path)
+    for line in read("/proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        point = syscalls.unescape(before.split()[4])
+        if (real + "/").startswith(point.rstrip("/") + "/"):  # the last one covers those before
+            best = [point, before.split()[3], *after.split(" ", 2)]
+    if not best:
+        return Place(os.path.isdir(path))
+    point, root, kind, origin, options = best
+    below = os.path.normpath(os.path.join(syscalls.unescape(root), os.path.relpath(real, point)))
+    return Place(os.path.isdir(path), kind, syscalls.unescape(origin), options, below)
 
 
 def processes(pids: Sequence[int], init: int) -> list[Process]:

@@ -20,6 +20,7 @@ from migrator.core.argv import RuntimeCommand
 from migrator.core.errors import ContainerNotRunning, ContainerUnknown, RuntimeFailed
 from migrator.core.plan import Container, Order, is_name
 from migrator.core.preflight import HostFacts
+from migrator.core.volumes import owner
 from migrator.dumping import RuntimeDump
 from migrator.freezer import Freezer
 from migrator.restoring import RuntimeRestore
@@ -68,7 +69,8 @@ class OciRuntime:
             )
         pid, directory = int(state["pid"]), Path(state["bundle"])
         config = _read_config(directory)
-        root = Path(state.get("rootfs") or directory / config.get("root", {}).get("path", "rootfs"))
+        # runc tells an absolute path, crun what the config says.
+        root = directory / (state.get("rootfs") or config.get("root", {}).get("path", "rootfs"))
         freezer = Freezer.of(pid)
         return Container(
             name=name,
@@ -103,7 +105,7 @@ class OciRuntime:
                 found[mount.source] = path.read_bytes()
         return found
 
-    def warm(self, container: Container) -> tuple[list[str], list[str]]:
+    def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """From /proc of all its processes; large files are only looked up."""
         maps, opened = [], []
         for pid in Freezer(Path(container.cgroup)).pids():
@@ -113,8 +115,15 @@ class OciRuntime:
                 opened += [_link(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
             except OSError:
                 continue  # it ended meanwhile
-        fetch, look_up = warm.warm_paths(maps, opened, bundle.mount_points(container.config))
-        return [path for path in fetch if _size(container.root + path) <= limits.WARM_FILE_BYTES], look_up
+        mounts = [place for place in bundle.mount_points(container.config) if place not in volumes]
+        fetch, look_up = warm.warm_paths(maps, opened, mounts)
+        trees = [container.root, *volumes.values()]
+
+        def size(path: str) -> int:
+            number, inside = owner(path, list(volumes))
+            return _size(trees[number + 1] + inside)
+
+        return [path for path in fetch if size(path) <= limits.WARM_FILE_BYTES], [*look_up, *volumes]
 
     def prepare_dump(self, container: Container, migration: str) -> RuntimeDump:
         """See ports.Runtime."""

@@ -51,13 +51,13 @@ def unmount(target: str) -> None:
 
 def mount_points() -> list[str]:
     """Where something is mounted, in this mount namespace, in the order of mounting."""
-    return [_unescape(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [unescape(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
 
 
 def devices_at(directory: str) -> list[int]:
     """Minor device numbers of what is mounted at a directory: of a FUSE mount, the number of its connection."""
     lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [int(words[2].partition(":")[2]) for words in lines if _unescape(words[4]) == directory]
+    return [int(words[2].partition(":")[2]) for words in lines if unescape(words[4]) == directory]
 
 
 def mounts_below(directory: str) -> list[str]:
@@ -74,7 +74,8 @@ def unmount_below(directory: str) -> None:
         raise OSError(16, "still mounted", left[0])
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """A path as it is, from how the kernel writes it into tables."""
     for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         text = text.replace(code, character)
     return text

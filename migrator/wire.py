@@ -18,6 +18,7 @@ from migrator.core.identity import Address, Identity, Route
 from migrator.core.plan import ImagePiece, Order, Progress
 from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.core.timeline import Measured
+from migrator.core.volumes import Volume
 from migrator.generated import migrator_pb2 as pb
 from migrator.ports import Report
 
@@ -77,6 +78,8 @@ def order_to_wire(order: Order) -> pb.PrepareRequest:
         config=json.dumps(order.config).encode(),
         identity=identity_to_wire(order.identity),
         export=order.export,
+        volumes=[json.dumps(volume.to_json()).encode() for volume in order.volumes],
+        volume_exports=order.volume_exports,
         fetch=map(os.fsencode, order.fetch),
         look_up=map(os.fsencode, order.look_up),
         files=order.files,
@@ -94,6 +97,8 @@ def order_from_wire(message: pb.PrepareRequest) -> Order:
         config=json.loads(message.config),
         identity=identity_from_wire(message.identity) if message.HasField("identity") else None,
         export=message.export,
+        volumes=tuple(Volume.from_json(json.loads(each)) for each in message.volumes),
+        volume_exports=tuple(message.volume_exports),
         fetch=tuple(map(os.fsdecode, message.fetch)),
         look_up=tuple(map(os.fsdecode, message.look_up)),
         files=dict(message.files),

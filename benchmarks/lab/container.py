@@ -87,6 +87,7 @@ class Container:
     name: str
     bundle: PurePosixPath
     network: Network
+    runtime: str = "runc"  # the program, or a path of it
 
     @property
     def rootfs(self) -> PurePosixPath:
@@ -103,17 +104,17 @@ class Container:
         return replace(self, host=host)
 
     def runc(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Run runc; failure raises `LabError` with its log.
+        """Run the runtime; failure raises `LabError` with its log.
 
         Its outputs are /dev/null and not pipes, because a container inherits them: CRIU cannot dump a descriptor that
         points outside of the container, and a pipe would keep its reader waiting as long as the container runs.
         """
         log = f"/run/runc-{self.name}.log"
-        command = f"rm -f {log}; runc --log {log} {shlex.join(arguments)} >/dev/null 2>&1"
+        command = f"rm -f {log}; {self.runtime} --log {log} {shlex.join(arguments)} >/dev/null 2>&1"
         result = self.host.run(["sh", "-c", command], check=False, env=env)
         if result.returncode != 0:
             output = self.host.run(["cat", log], check=False).stdout
-            raise LabError(f"on {self.host.name}: runc {shlex.join(arguments)}: {output.strip()}")
+            raise LabError(f"on {self.host.name}: {self.runtime} {shlex.join(arguments)}: {output.strip()}")
 
     def start(self) -> None:
         """Start it, detached."""
@@ -132,7 +133,7 @@ class Container:
 
     def state(self) -> dict[str, Any]:
         """What the runtime says of it; empty when it knows no such container."""
-        result = self.host.run(["runc", "state", self.name], check=False)
+        result = self.host.run([self.runtime, "state", self.name], check=False)
         state: dict[str, Any] = json.loads(result.stdout) if result.returncode == 0 else {}
         return state
 
@@ -162,5 +163,5 @@ class Container:
         The mount comes first: a restore that was killed leaves the container's root bound there, and `runc delete`
         would delete the root's contents through it.
         """
-        self.host.run(["umount", "-l", f"/run/runc/{self.name}/criu-root"], check=False)
+        self.host.run(["umount", "-l", f"/run/{self.runtime.rpartition('/')[2]}/{self.name}/criu-root"], check=False)
         self.runc("delete", "-f", self.name)

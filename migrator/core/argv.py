@@ -74,3 +74,8 @@ def voyfs_mount(program: list[str], address: str, mountpoint: PurePath, store: P
         *program, "mount", address, str(mountpoint), "--store", str(store), "--daemon", "--warm",
         *(tls.words() if tls else []),
     ]  # fmt: skip
+
+
+def mount(kind: str, origin: str, options: str, mountpoint: PurePath) -> list[str]:
+    """Mount a file system from its origin."""
+    return ["mount", "-t", kind, *(["-o", options] if options else []), "--", origin, str(mountpoint)]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from migrator.core.identity import Identity
+from migrator.core.volumes import Volume
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w+.-]{0,254}", re.ASCII)
 
@@ -56,6 +57,8 @@ class Order:
     fetch: tuple[str, ...] = ()  # to be local before the freeze, as paths in the container
     look_up: tuple[str, ...] = ()  # only names and attributes
     files: Mapping[str, bytes] = field(default_factory=dict)  # by destination: contents of read-only host files
+    volumes: tuple[Volume, ...] = ()  # all bind mounts
+    volume_exports: tuple[str, ...] = ()  # HOST:PORT for each that is lazy, in their order
     pipes: tuple[int, ...] = ()
     image_bytes: int = 0  # expected
     source_agent: str = ""  # HOST:PORT, to ask for the decision
@@ -67,6 +70,7 @@ class Options:
 
     verify: bool = True  # compare digests of the whole tree with the source before it is released
     remove_source: bool = False  # delete the source's root directory at the end
+    volumes: Mapping[str, str] = field(default_factory=dict)  # by destination: the kind of core.volumes to treat it as
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

@@ -6,7 +6,7 @@ telling: what the user typed, then the container, then the hosts, then the targe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from migrator.core import bundle, limits
@@ -15,6 +15,7 @@ from migrator.core.host import Needs, Traits
 from migrator.core.identity import Identity
 from migrator.core.plan import Container
 from migrator.core.timeline import human_bytes
+from migrator.core.volumes import CHOICES, Kind, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class SourceFacts:
     """The source's host, and what the container's files and network are there."""
 
     host: HostFacts
-    bind_sizes: Mapping[str, int] = field(default_factory=dict)  # of bind mounts' sources that are small regular files
     network_problem: str = ""  # why the network could not be examined
     needs: Needs = field(default_factory=Needs)
+    volumes: tuple[Volume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +141,8 @@ def _container_rows(container: Container, facts: SourceFacts) -> Iterator[Row]:
         f"the root of container {name}, {container.root}, is not a directory",
         "check root.path in its config.json",
     )
-    binds = [bind for bind in bundle.bind_mounts(config, facts.bind_sizes) if not bind.is_host_file]
-    first = binds[0] if binds else None
-    yield row(
-        "mounts",
-        first is not None,
-        f"container {name} has a bind mount at {first.destination} (from {first.source}); volumes cannot be moved yet"
-        if first
-        else "",
-        f"remove it; only read-only regular files up to {human_bytes(bundle.HOST_FILE_BYTES)} are re-created",
-    )
+    for volume in facts.volumes:
+        yield _volume_row(name, volume)
     unknown = bundle.unknown_mounts(config)
     yield row(
         "mount types",
@@ -165,6 +158,20 @@ def _container_rows(container: Container, facts: SourceFacts) -> Iterator[Row]:
         "give it namespaces of its own; only the network's may be given by its path",
     )
     yield row("network", bool(facts.network_problem), facts.network_problem, _NETWORK_REMEDY)
+
+
+def _volume_row(name: str, volume: Volume) -> Row:
+    check = f"volume {volume.destination}" if volume.kind is not Kind.COPY else f"host file {volume.destination}"
+    if volume.problem:
+        return Row(
+            check,
+            "source",
+            f"the bind mount at {volume.destination} of container {name} {volume.problem}",
+            f"remove it, or say what is to become of it: --volume {volume.destination}={'|'.join(CHOICES)}",
+            Unsupported,
+            volume.text,
+        )
+    return Row(check, "source", found=volume.text)
 
 
 _NETWORK_REMEDY = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Final
 
 ANONYMOUS: Final = frozenset({"eventfd", "eventpoll", "inotify", "fanotify", "signalfd", "timerfd", "bpf-map", "pidfd"})
@@ -51,8 +52,11 @@ class Process:
     mapped_devices: Sequence[str] = ()
 
 
-def problems(processes: Sequence[Process], init: int) -> list[str]:
-    """A line for each thing that CRIU would stumble over; INIT is the container's first process."""
+def problems(processes: Sequence[Process], init: int, behind: Sequence[str] = ()) -> list[str]:
+    """A line for each thing that CRIU would stumble over; INIT is the container's first process.
+
+    BEHIND: mount points whose files stay where they are.
+    """
     known = {process.pid for process in processes}
     first = next((process for process in processes if process.pid == init), None)
     found = []
@@ -66,16 +70,19 @@ def problems(processes: Sequence[Process], init: int) -> list[str]:
             own = [kind for kind in ONE_NAMESPACE if process.namespaces.get(kind) != first.namespaces.get(kind)]
             if own:
                 said.append(f"has a {' and '.join(own)} namespace of its own (a container in the container?)")
-        said += [*_descriptors(process), *(f"maps {device}" for device in process.mapped_devices)]
+        said += [*_descriptors(process, behind), *(f"maps {device}" for device in process.mapped_devices)]
         if len(said) > SHOWN:
             said[SHOWN:] = [f"{len(said) - SHOWN} more of the kind"]
         found += [f"process {process.pid} ({process.name}) {text}" for text in said]
     return found
 
 
-def _descriptors(process: Process) -> list[str]:
+def _descriptors(process: Process, behind: Sequence[str]) -> list[str]:
     said = []
     for each in process.descriptors:
+        if any(PurePosixPath(each.link).is_relative_to(place) for place in behind):
+            said.append(f"has {each.link} open, on a volume that stays behind,")
+            continue
         if why := _descriptor(each):
             said.append(f"has {why} open as descriptor {each.number}")
     return said

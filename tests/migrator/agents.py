@@ -143,9 +143,9 @@ def remains(host: Host) -> list[str]:
         ls -d /run/netns/* 2>/dev/null
         ls -d /var/lib/voyager/migrator/containers/* 2>/dev/null
         ls -d /var/lib/voyager/migrator/exports/* 2>/dev/null
-        ls -d /run/runc/* 2>/dev/null
+        ls -d /run/runc/* /run/crun/* 2>/dev/null
         ip -br link | grep '^v-'
-        ps -eo args | grep -E '[v]oyfs.(cli|daemon|bulk)|[c]riu swrk|[r]unc (checkpoint|restore)' | grep -v migrator.cli
+        ps -eoargs | grep -E '[v]oyfs.(cli|daemon|bulk)|[c]riu swrk|[r]unc? (checkpoint|restore)' | grep -v migrator.cli
         true
         """
     return host.run(["sh"], input=script).stdout.splitlines()

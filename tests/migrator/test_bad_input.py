@@ -144,9 +144,9 @@ def test_container_that_does_not_run(scene: Scene) -> None:
         (
             "volume",
             lambda config: config["mounts"].append(
-                {"destination": "/srv/volume", "type": "bind", "source": "/usr", "options": ["rbind"]}
+                {"destination": "/srv/hosts", "type": "bind", "source": "/etc/hosts", "options": ["bind"]}
             ),
-            ["bind mount at /srv/volume", "/usr"],
+            ["bind mount at /srv/hosts", "/etc/hosts", "--volume /srv/hosts=lazy|remount|skip"],
         ),
         (
             "hosted",

@@ -16,11 +16,14 @@ from migrator.core.errors import MigratorError, NoSpace, NotReady, Taken, Unsupp
 from migrator.core.identity import Identity, Route
 from migrator.core.plan import Container
 from migrator.core.preflight import HostFacts, SourceFacts, TargetFacts
+from migrator.core.volumes import Kind, Place, Volume
 from tests.migrator.world import CONFIG, CONTAINER, IDENTITY
 
 HOST = HostFacts("target", "runc 1.1.5", "runc", "4.2.1", "", "", 1 << 32)
 SOURCE = SourceFacts(replace(HOST, name="source"))
 TARGET = TargetFacts(HOST, False, "/var/lib/migrator/containers/box", "", False, False, True, (), 1 << 40)
+
+ODD = Volume("/x", "/srv", Kind.SKIP, Place(True), "shows a thing")
 
 
 def with_config(**changes: Any) -> Container:
@@ -41,8 +44,12 @@ def test_all_is_well() -> None:
     [
         (with_config(process={"terminal": True}), SOURCE, Unsupported, "terminal"),
         (replace(CONTAINER, root_is_directory=False), SOURCE, Unsupported, "not a directory"),
-        (with_config(mounts=[bind(["rbind", "rw"], "/srv")]), SOURCE, Unsupported, "/srv"),
-        (with_config(mounts=[bind(["rbind", "ro"])]), SOURCE, Unsupported, "/etc/resolv.conf"),
+        (
+            CONTAINER,
+            replace(SOURCE, volumes=(ODD,)),
+            Unsupported,
+            "/x of container box shows a thing",
+        ),
         (with_config(mounts=[{"destination": "/x", "type": "nfs", "source": "a:/b"}]), SOURCE, Unsupported, "/x (nfs)"),
         (with_config(linux={"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}), SOURCE, Unsupported, "ipc"),
         (CONTAINER, replace(SOURCE, network_problem="two interfaces"), Unsupported, "two interfaces"),
@@ -79,15 +86,6 @@ def test_target_checks(facts: TargetFacts, error: type[MigratorError], says: str
         preflight.raise_first(preflight.target_rows(CONTAINER, IDENTITY, facts))
     assert says in caught.value.message
     assert caught.value.remedy
-
-
-def test_small_read_only_files_of_the_host_may_be_mounted() -> None:
-    container = with_config(mounts=[bind(["bind", "ro"])])
-    facts = replace(SOURCE, bind_sizes={"/etc/resolv.conf": 100})
-    preflight.raise_first(preflight.source_rows(container, facts))
-    large = replace(SOURCE, bind_sizes={"/etc/resolv.conf": bundle.HOST_FILE_BYTES + 1})
-    with pytest.raises(Unsupported):
-        preflight.raise_first(preflight.source_rows(container, large))
 
 
 def test_config_for_the_target() -> None:

@@ -28,18 +28,25 @@ from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Phase
 from migrator.core.plan import Container, Order
+from migrator.exports import Exports
 from tests.migrator.world import (
     CONFIG,
     CONTAINER,
     IDENTITY,
     MIGRATION,
     Crash,
+    FakeDisk,
     FakeExport,
     FakeMounted,
     World,
     make_driver,
     make_holder,
 )
+
+
+def served(world: World) -> Exports:
+    """The one export of the world, as an earlier run of the agent left it."""
+    return Exports(FakeDisk(world), [CONTAINER.root], [FakeExport(world)])
 
 
 def run(world: World) -> MigratorError | None:
@@ -204,10 +211,10 @@ def restart(world: World) -> None:
     if last in (Phase.DONE, Phase.ROLLED_BACK):
         return
     if "commit" in decisions:
-        driver.go_on(last, CONTAINER, identity, FakeExport(world))
+        driver.go_on(last, CONTAINER, identity, served(world))
     else:
         with pytest.raises(MigratorError, match="restarted"):
-            driver.go_back(CONTAINER, identity, FakeExport(world))
+            driver.go_back(CONTAINER, identity, served(world))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -287,7 +294,7 @@ def test_a_target_that_lost_the_copy_before_it_opened_is_not_insisted_on(journal
     holder.recover()
     driver = make_driver(world, holder)
     with pytest.raises(Stranded, match="does not have it any more") as caught:
-        driver.go_on(Phase.COMMIT, CONTAINER, IDENTITY, FakeExport(world))
+        driver.go_on(Phase.COMMIT, CONTAINER, IDENTITY, served(world))
     assert "resume box" in caught.value.remedy
     assert (world.source, world.source_link) == ("paused", "cut")
     assert world.mounted  # it may have been opened for a moment: what it wrote then is for the operator to judge
@@ -362,7 +369,7 @@ def test_a_preparation_that_waits_for_a_lost_source_is_aborted(monkeypatch: pyte
     monkeypatch.setattr(FakeMounted, "discard", discard)
     holder = make_holder(world)
     with ThreadPoolExecutor(1) as pool:
-        preparing = pool.submit(holder.prepare, ORDER)
+        preparing = pool.submit(holder.prepare, replace(ORDER, look_up=("/data",)))
         assert waiting.wait(60)
         holder.abort(ORDER.migration)
         assert isinstance(preparing.exception(60), DiskFailed)

@@ -27,6 +27,7 @@ from migrator.core.phases import Hold, Outcome
 from migrator.core.plan import Container, ImagePiece, Options, Order, Progress
 from migrator.core.prediction import Link
 from migrator.core.preflight import HostFacts, TargetFacts
+from migrator.core.volumes import Place, Volume
 from migrator.driver import Driver
 from migrator.holder import Holder, TargetPorts
 from migrator.ports import Report
@@ -254,7 +255,7 @@ class FakeRuntime:
     def host_files(self, container: Container) -> Mapping[str, bytes]:
         return {}
 
-    def warm(self, container: Container) -> tuple[list[str], list[str]]:
+    def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
         return ["/bin/box"], ["/data"]
 
     def prepare_dump(self, container: Container, migration: str) -> FakeDump:
@@ -470,6 +471,15 @@ class FakeDisk:
         assert not self.world.dead
         return FakeMounted(self.world)
 
+    def remount(self, place: Place, mountpoint: str) -> FakeMounted:
+        raise NotImplementedError
+
+    def remounted(self, mountpoint: str) -> FakeMounted:
+        raise NotImplementedError
+
+    def make_empty(self, path: str, *, directory: bool) -> None:
+        raise NotImplementedError
+
 
 @dataclass
 class FakeInspector:
@@ -478,7 +488,10 @@ class FakeInspector:
     def traits(self) -> Traits:
         return Traits(kernel="6.1", architecture="x86_64", cgroups="v2")
 
-    def needs(self, container: Container, trees: Sequence[str]) -> Needs:
+    def places(self, sources: Sequence[str]) -> Mapping[str, Place]:
+        return {}
+
+    def needs(self, container: Container, volumes: Sequence[Volume]) -> Needs:
         return Needs(disk_bytes=1 << 20, disk_files=3, processes=1)
 
     def cpu_problem(self, image: bytes) -> str:
