@@ -50,8 +50,8 @@ async def while_wanted(wait: Callable[[], Awaitable[None]]) -> None:
 
 def _is_killed(thread: int) -> bool:
     try:
-        status = Path(f"/proc/{thread}/status").read_text()
+        status = Path(f"/proc/{thread}/status").read_bytes()  # a process's name may hold any bytes but newlines
     except OSError:
         return True
-    pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    pending = [line.split()[1] for line in status.split(b"\n") if line.startswith((b"SigPnd:", b"ShdPnd:"))]
     return any(int(mask, 16) & _SIGKILL_BIT for mask in pending)

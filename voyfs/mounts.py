@@ -28,7 +28,7 @@ def mounts() -> list[tuple[Path, str, str]]:
     """(mount point, type, source) of every mount that this process sees, oldest first."""
     found = []
     raw = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
-    for line in raw.splitlines():
+    for line in raw.rstrip("\n").split("\n"):  # not splitlines(): the kernel escapes no other ends of lines
         left, _, right = line.partition(" - ")
         kind, source, *_ = right.split(" ")
         found.append((Path(_unescape(left.split(" ")[4])), kind, _unescape(source)))

@@ -71,6 +71,23 @@ def test_a_mount_point_that_is_missing_a_file_or_busy(server: Server, tmp_path: 
         clean(store, point)
 
 
+def test_names_of_other_mounts_do_not_matter(server: Server, tmp_path: Path, point: Path) -> None:
+    """The mount table is everybody's, and the kernel escapes only some of the ends of lines that text may have."""
+    others = [tmp_path / f"odd{mark}name - x" for mark in "\n\x0b\x0c\r\x1c\x85\u2028\udcff"]
+    for other in others:
+        other.mkdir()
+        mount(b"odd\x0cnone", os.fsencode(other), b"tmpfs", 0, b"size=4k")
+    try:
+        with mounted(server.address, point, tmp_path / "store") as made:
+            done = run("status", point, "--json")
+            assert done.returncode == 0, done.stderr
+            made.unmount()
+        assert not any(mounted_at(other) != 1 for other in others)
+    finally:
+        for other in others:
+            umount(os.fsencode(other), 0)
+
+
 def test_nobody_answers(tmp_path: Path, point: Path) -> None:
     store = tmp_path / "store"
     for daemon in ((), ("--daemon",)):

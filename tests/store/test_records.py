@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ def test_a_killed_daemon_leaves_everything_to_the_next(tmp_path: Path) -> None:
         assert node.record is not None
         assert node.record.flags & WRITTEN
         assert store.records.totals.absent_bytes == CHUNK
+
+
+@in_trio
+async def test_whoever_looks_into_the_database_leaves_it_whole(tmp_path: Path) -> None:
+    """Its last user folds SQLite's log in and removes it; another must not take himself for the last."""
+    look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM record').fetchone()"
+    with opened(tmp_path / "s") as store:
+        populate(store, store.tree.node(ROOT), entry("f", 10, size=CHUNK))
+        await store.checkpoint(in_thread)
+        await trio.run_process([sys.executable, "-c", look, tmp_path / "s" / "state" / "store.db"])
+        fetched(store, at(store, "f"), 0)
+        await store.checkpoint(in_thread)
+    with opened(tmp_path / "s", "another boot") as store:
+        assert missing(at(store, "f")) == []
 
 
 @in_trio

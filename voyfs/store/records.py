@@ -121,6 +121,9 @@ class Records:
         ).fetchone()
         self.totals = Totals(*(int(number) for number in row))
         self._generation = int(self.meta("generation"))
+        # Never closed while the database is open: closing any descriptor of a file drops the locks (fcntl) that this
+        # process has on it, SQLite's too, and whoever looks into the database then removes its log on leaving.
+        self._db_file = os.open(state / "store.db", os.O_RDONLY)
         self._log = -1
         self._logged = 0  # bytes
         # the last note of each directory by the daemon before this one: (name, subject)
@@ -401,12 +404,12 @@ class Records:
 
     def sync(self) -> None:
         """Makes every commit so far durable. Slow (fsync); any thread may call it."""
-        for name in ("store.db-wal", "store.db"):
-            descriptor = os.open(self._state / name, os.O_RDONLY)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
+        log = os.open(self._state / "store.db-wal", os.O_RDONLY)  # which SQLite takes no locks on
+        try:
+            os.fdatasync(log)
+        finally:
+            os.close(log)
+        os.fdatasync(self._db_file)
 
     def drop_logs_before(self, generation: int) -> None:
         for old, path in self._logs():
@@ -415,6 +418,7 @@ class Records:
 
     def close(self) -> None:
         self._db.close()
+        os.close(self._db_file)
         os.close(self._log)
 
     # -- the log ----------------------------------------------------------------------------
