@@ -64,7 +64,7 @@ class Agent:
         self._material = settings.material
         self._host = host
         self._clock = SystemClock()
-        self._runtime = OciRuntime(settings.runtime, run)
+        self._runtime = OciRuntime(settings.runtime, run, settings.material)
         self._disk = VoyfsDisk(settings.voyfs, settings.material, settings.state)
         network = VethNetwork()
         journal = FileJournal(settings.state / "journal")

@@ -18,6 +18,7 @@ from migrator import local, show
 from migrator.core.address import DEFAULT_PORT, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
 from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigratorError, by_kind, describe
+from migrator.core.memory import Memory
 from migrator.core.volumes import CHOICES
 
 STATE = Path("/var/lib/migrator")
@@ -79,6 +80,10 @@ def migrate(
     ] = False,
     volume: Volumes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
+    memory: Annotated[
+        Memory,
+        typer.Option(help="When memory moves: during the freeze, before, after, or as predicted."),
+    ] = Memory.AUTO,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
@@ -88,7 +93,7 @@ def migrate(
     if dry_run:
         _check(socket, as_json, container, target, volumes)
         return
-    options = {"verify": verify, "remove_source": remove_source, "volumes": volumes}
+    options = {"verify": verify, "remove_source": remove_source, "volumes": volumes, "memory": str(memory)}
     _follow(socket, as_json, "migrate", container=container, target=target, options=options)
 
 

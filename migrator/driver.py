@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from migrator.core import limits, preflight
+from migrator.core import limits, memory, preflight
 from migrator.core.errors import Lost, MigratorError, PeerUnreachable, Stranded, Unfinished, describe
 from migrator.core.identity import Identity
+from migrator.core.memory import Memory
 from migrator.core.phases import Hold, Phase, Step, source_step
 from migrator.core.plan import Container, ImagePiece
 from migrator.core.prediction import Prediction, outcome
@@ -44,6 +46,7 @@ class Driver:
         self._link: SourceLink | None = None
         self._dump: Dump | None = None
         self._image_bytes = 0
+        self._memory = Memory(task.options.memory)
         self._prediction: Prediction | None = None  # also after a restart, which forgets it
 
     def run(self) -> dict[str, Any]:
@@ -73,7 +76,8 @@ class Driver:
         self.phase, self._container, self._identity, self._exports = phase, container, identity, exports
         self._record = self._journal()
         try:
-            self._ports.runtime.settle(self.task.migration)
+            if phase is not Phase.COMMIT:  # until then the target may still fetch pages
+                self._ports.runtime.settle(self.task.migration)
             return self._finish()
         finally:
             self._close()
@@ -112,6 +116,7 @@ class Driver:
             found = survey(task.container, task.options, ports, self._peer)
             preflight.raise_first(found.rows)
         subject, self._prediction = found.subject, found.prediction
+        mode = self._memory = memory.choose(Memory(task.options.memory), found.means, found.prediction)
         container, identity = self._container, self._identity = subject.container, subject.identity
         with step(Phase.PREPARE, "export"):
             self._exports = Exports.start(ports.disk, subject.trees, task.listen_host)
@@ -128,13 +133,26 @@ class Driver:
             identity=identity.to_json() if identity else None,
             exports=self._exports.facts,
             target=self._peer.address,
-            options=task.options.to_json(),
+            options=replace(task.options, memory=mode).to_json(),
         )
         called = self._recorder.now()
         self._recorder.remote(Phase.PREPARE, called, self._peer.prepare(order))
-        self._dump = ports.runtime.prepare_dump(container, task.migration)
+        serve_on = task.listen_host if mode is Memory.POST_COPY else ""
+        self._dump = ports.runtime.prepare_dump(container, task.migration, serve_on)
+        if mode is Memory.PRE_COPY:
+            self._move_ahead(self._dump)
         self._check_stopping()
         self._advance(Step.PREPARED, durable=True)
+
+    def _move_ahead(self, dump: Dump) -> None:
+        """Memory in rounds, while the container runs, as long as that pays."""
+        rounds: list[tuple[int, float]] = []
+        while memory.another_round(rounds):
+            self._check_stopping()
+            start = self._recorder.now()
+            with self._recorder.step(Phase.PREPARE, f"memory, round {len(rounds) + 1}") as step:
+                self._peer.send(self.task.migration, _counted(dump.round(), step))
+            rounds.append((step.bytes, self._recorder.now() - start))
 
     # The freeze: nothing here that could have been done before.
 
@@ -152,20 +170,17 @@ class Driver:
         """The target corrects its disk while the images are dumped and sent."""
         refreshing = self._pool.submit(self._call, Phase.DUMP, self._peer.freeze)
         with self._recorder.step(Phase.DUMP, "dump and send") as step:
-            self._peer.send(self.task.migration, self._pieces(step))
+            assert self._dump is not None
+            self._peer.send(self.task.migration, _counted(self._dump.pieces(), step))
         counter.bytes = self._image_bytes = step.bytes
         refreshing.result()
         self._advance(Step.DUMPED, durable=False)
 
-    def _pieces(self, counter: Counter) -> Iterator[ImagePiece]:
-        assert self._dump is not None
-        for piece in self._dump.pieces():
-            counter.bytes += len(piece.data)
-            yield piece
-
     def _restore(self, migration: str) -> Report:
         assert self._dump is not None
-        return self._peer.restore(migration, self._dump.touched())
+        report = self._peer.restore(migration, self._dump.touched(), self._dump.pages)
+        self._dump.check()
+        return report
 
     def _call(self, phase: Phase, method: Callable[[str], Report]) -> None:
         called = self._recorder.now()
@@ -179,8 +194,13 @@ class Driver:
     # From here on there is no way back.
 
     def _hand_over(self) -> None:
-        """Open the target, then destroy the source's copy, which stays frozen and cut until it is gone."""
+        """Open the target, then destroy the source's copy, which stays frozen and cut until it is gone.
+
+        In between, memory that is to follow does: only the target knows when all of it has come.
+        """
         self._insist(self._open, MigratorError)
+        if self._dump is None or self._dump.pages:  # None: an earlier run of the agent made it
+            self._insist(self._wait_pages, MigratorError)
         self._insist(self._destroy, MigratorError)
         self._advance(Step.OPENED, durable=True)
 
@@ -199,6 +219,17 @@ class Driver:
         timeline.answered = None if report.answered is None else now - report.answered
         self._recorder.remote(Phase.COMMIT, called, report)
         self._recorder.tell("opened", downtime_s=timeline.downtime, gap_s=timeline.gap)
+
+    def _wait_pages(self) -> None:
+        with self._recorder.step(Phase.COMMIT, "pages"):
+            try:
+                while not self._peer.pages(self.task.migration):
+                    self._check_stopping()
+            except Lost as error:
+                raise self._stranded(error) from error
+        if self._dump is not None:
+            self._dump.stop()
+        self._ports.runtime.settle(self.task.migration)
 
     def _stranded(self, error: MigratorError) -> Stranded:
         """The target has no copy to open. Why the source does not resume by itself is told in core.phases."""
@@ -343,6 +374,8 @@ class Driver:
         assert self._container is not None
         name = self._container.name
         try:
+            if self._dump is not None:
+                self._dump.stop()
             if self._link is not None:
                 self._link.mend()
             self._ports.runtime.resume(self._container)
@@ -369,7 +402,14 @@ class Driver:
             "container": self.task.container,
             "target": self._peer.address,
             "outcome": "moved",
+            "memory": self._memory,
             "image_bytes": self._image_bytes,
             "prediction": outcome(self._prediction.to_json(), timeline) if self._prediction else None,
             "timeline": timeline,
         }
+
+
+def _counted(pieces: Iterator[ImagePiece], counter: Counter) -> Iterator[ImagePiece]:
+    for piece in pieces:
+        counter.bytes += len(piece.data)
+        yield piece

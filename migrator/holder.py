@@ -196,15 +196,18 @@ class Holder:
             count = sum(move.restore.accept(piece) for piece in pieces)
         return steps.report(count=count)
 
-    def restore(self, migration: str, touched: Mapping[str, int]) -> Report:
-        """Restore and hold; directories that dumping and restoring wrote in get their TOUCHED times back."""
+    def restore(self, migration: str, touched: Mapping[str, int], pages: str = "") -> Report:
+        """Restore and hold; directories that dumping and restoring wrote in get their TOUCHED times back.
+
+        PAGES: where memory is fetched from afterwards, if it is not in the images.
+        """
         steps = Steps(self._ports.clock)
         with self._at(migration, Hold.PREPARED) as move:
             assert move.restore is not None
             move.enter(Word.RESTORE)
             assert move.mounted is not None
             with steps.step("restore"):
-                move.restore.restore()
+                move.restore.restore(pages)
             with steps.step("times"):
                 move.mounted.set_times(touched)
             move.enter(Word.RESTORED)
@@ -222,6 +225,7 @@ class Holder:
                     remedy=f"its disk is still there, in {move.directory}",
                 )
             assert move.restore is not None
+            move.restore.pages_complete(0)  # a copy that has lost its pages before it ran was not opened
             if move.link is not None:
                 with steps.step("open"):
                     move.link.open()
@@ -236,6 +240,19 @@ class Holder:
                     answered = self._ports.clock.now() - ago
                 move.link.close()
         return steps.report(since=opened, answered=answered)
+
+    def pages(self, migration: str) -> bool:
+        """Whether all memory is here; waits a little. Raises Lost if it never will be: then the copy was killed."""
+        with self._at(migration, Hold.OPEN, Hold.DETACHED) as move:
+            assert move.restore is not None
+            if not self._ports.runtime.exists(move.container):
+                raise Lost(
+                    f"container {move.container} is gone from the target", remedy=f"its disk is in {move.directory}"
+                )
+            complete = move.restore.pages_complete(limits.PAGES_SECONDS)
+            if complete:
+                move.restore.forget_images()
+            return complete
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration; refused from OPEN on."""

@@ -6,11 +6,12 @@ It must not know what is in an image, nor how pieces travel.
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import xxhash
 
@@ -18,6 +19,14 @@ from migrator import syscalls
 from migrator.core import limits
 from migrator.core.errors import NoSpace, RuntimeFailed, TransferFailed
 from migrator.core.plan import ImagePiece
+
+PARENT: Final = "parent"  # CRIU's link from images to those of the round before
+_ROUND: Final = re.compile(r"round-([1-9]\d?)")
+
+
+def round_name(number: int) -> str:
+    """Directory in a room of the images that round NUMBER (from 1) of moving memory ahead has made."""
+    return f"round-{number}"
 
 
 class Room:
@@ -63,21 +72,23 @@ class Room:
 class Outgoing:
     """Reads image files out as soon as they are complete, while a program writes them."""
 
-    def __init__(self, directory: Path) -> None:
-        """Watch DIRECTORY."""
+    def __init__(self, directory: Path, prefix: str = "") -> None:
+        """Watch DIRECTORY; PREFIX comes before the names of its files."""
         self._directory = directory
+        self._prefix = prefix
         self._watch = syscalls.Watch(str(directory))
         self._sent: dict[str, tuple[int, int]] = {}
 
-    def follow(self, process: subprocess.Popen[bytes]) -> Iterator[ImagePiece]:
-        """Until the program has ended. `finish` must be called then, if it succeeded."""
+    def follow(self, process: subprocess.Popen[bytes], ready: int = -1) -> Iterator[ImagePiece]:
+        """Until the program has ended, or READY can be read. `finish` must be called then, if it succeeded."""
         ended = os.pidfd_open(process.pid)
         try:
             while True:
-                ready = select.select([self._watch.descriptor, ended], [], [])[0]
+                known = [self._watch.descriptor, ended] + ([ready] if ready >= 0 else [])
+                found = select.select(known, [], [])[0]
                 for name in self._watch.names():
                     yield from self._file(name)
-                if ended in ready:
+                if ended in found or ready in found:
                     return
         finally:
             os.close(ended)
@@ -85,7 +96,8 @@ class Outgoing:
     def finish(self) -> Iterator[ImagePiece]:
         """What is not sent yet, or was changed after it was sent."""
         for name in sorted(os.listdir(self._directory)):
-            yield from self._file(name)
+            if name != PARENT:
+                yield from self._file(name)
 
     def close(self) -> None:
         """Stop watching."""
@@ -99,7 +111,7 @@ class Outgoing:
                 if self._sent.get(name) == version:
                     return
                 self._sent[name] = version
-                yield from _pieces(name, file, found.st_size)
+                yield from _pieces(self._prefix + name, file, found.st_size)
         except FileNotFoundError:
             return
 
@@ -119,9 +131,9 @@ def _pieces(name: str, file: IO[bytes], size: int) -> Iterator[ImagePiece]:
 class Incoming:
     """Writes pieces to files, and checks each whole file against its digest."""
 
-    def __init__(self, directory: Path) -> None:
-        """Files appear in DIRECTORY."""
-        self._directory = directory
+    def __init__(self, room: Room) -> None:
+        """Files appear in ROOM: in its images, or in the directories of rounds before."""
+        self._room = room
         self._name = ""
         self._file: IO[bytes] | None = None
         self._offset = 0
@@ -132,9 +144,7 @@ class Incoming:
         if piece.offset == 0:
             if self._file is not None:
                 raise TransferFailed(f"image {self._name} did not arrive whole")
-            if os.sep in piece.name or piece.name in ("", ".", ".."):
-                raise TransferFailed(f"{piece.name!r} is no name of an image")
-            self._file = open(self._directory / piece.name, "wb", buffering=0)  # noqa: SIM115 - closed with its last piece
+            self._file = open(self._place(piece.name), "wb", buffering=0)  # noqa: SIM115 - closed with its last piece
             self._name, self._offset, self._digest = piece.name, 0, xxhash.xxh3_128()
         if self._file is None or piece.name != self._name or piece.offset != self._offset:
             raise TransferFailed(f"a piece of image {piece.name} came out of order")
@@ -150,3 +160,20 @@ class Incoming:
             if self._digest.digest() != piece.digest:
                 raise TransferFailed(f"image {piece.name} arrived changed", remedy="check the link between the hosts")
         return len(piece.data)
+
+    def _place(self, name: str) -> Path:
+        """Where an image belongs; a round's directory, and the link to the round before, are made with its first."""
+        directory, slash, file = name.rpartition("/")
+        found = _ROUND.fullmatch(directory)
+        if file in ("", ".", "..", PARENT) or (slash and found is None):
+            raise TransferFailed(f"{name!r} is no name of an image")
+        if found is None:
+            before = sum(1 for each in self._room.directory.iterdir() if _ROUND.fullmatch(each.name))
+            place = self._room.images
+        else:
+            before = int(found[1]) - 1
+            place = self._room.directory / directory
+            place.mkdir(exist_ok=True)
+        if before and not (place / PARENT).is_symlink():
+            (place / PARENT).symlink_to(f"../{round_name(before)}")
+        return place / file

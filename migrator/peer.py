@@ -132,14 +132,18 @@ class GrpcPeer:
             raise
         return report
 
-    def restore(self, migration: str, touched: Mapping[str, int]) -> Report:
+    def restore(self, migration: str, touched: Mapping[str, int], pages: str = "") -> Report:
         """See ports.Peer."""
-        request = wire.restore_to_wire(migration, touched)
+        request = wire.restore_to_wire(migration, touched, pages)
         return wire.report_from_wire(self._call(self._stub.Restore, request, limits.RUNTIME_SECONDS))
 
     def commit(self, migration: str) -> Report:
         """See ports.Peer."""
         return self._word(self._stub.Commit, migration, limits.CALL_SECONDS)
+
+    def pages(self, migration: str) -> bool:
+        """See ports.Peer."""
+        return self._call(self._stub.Pages, pb.Word(migration=migration), limits.CALL_SECONDS).complete
 
     def abort(self, migration: str) -> None:
         """See ports.Peer. It may have to wait until what is under way there has ended."""

@@ -36,11 +36,24 @@ class Clock(Protocol):
 class Dump(Protocol):
     """Room for one container's images on the source, made before the freeze."""
 
+    @property
+    def pages(self) -> str:
+        """HOST:PORT that the target fetches pages from after it has restored; empty: they travel as images."""
+
+    def round(self) -> Iterator[ImagePiece]:
+        """Move the running container's memory, or what has changed of it since the round before; as `pieces`."""
+
     def pieces(self) -> Iterator[ImagePiece]:
         """Quick. Dump the paused container, which stays paused; yield each image file as soon as it is complete.
 
-        Ends when all were yielded; raises RuntimeFailed with CRIU's last lines.
+        Ends when all were yielded; raises RuntimeFailed with CRIU's last lines. Pages may be fetched from then on.
         """
+
+    def check(self) -> None:
+        """Quick. Raises RuntimeFailed if pages that are yet to be fetched cannot be any more."""
+
+    def stop(self) -> None:
+        """Serve pages no more; the container is as it was, paused."""
 
     def touched(self) -> Mapping[str, int]:
         """Quick. Directories that dumping has written in, as paths in the container, with their times before (ns)."""
@@ -73,8 +86,8 @@ class Runtime(Protocol):
         VOLUMES: what moves like the root, directories of this host by where they are mounted.
         """
 
-    def prepare_dump(self, container: Container, migration: str) -> Dump:
-        """Make room for its images."""
+    def prepare_dump(self, container: Container, migration: str, serve_on: str = "") -> Dump:
+        """Make room for its images. SERVE_ON: this host's address where pages will be fetched, if they follow later."""
 
     def pause(self, container: Container) -> None:
         """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen."""
@@ -89,7 +102,7 @@ class Runtime(Protocol):
         """
 
     def settle(self, migration: str) -> None:
-        """Wait for a dump that an earlier run of the agent left at work, and give back its room."""
+        """End a dump that an earlier run of the agent left at work, its container as it was; give back its room."""
 
     def prepare_restore(self, order: Order, bundle: str, config: Mapping[str, Any]) -> Restore:
         """Make the bundle and room for the images."""
@@ -104,8 +117,14 @@ class Restore(Protocol):
     def accept(self, piece: ImagePiece) -> int:
         """Quick. Store a piece; bytes stored. Raises TransferFailed where a digest differs, NoSpace."""
 
-    def restore(self) -> None:
-        """Quick. Restore and freeze at once. Raises RuntimeFailed with CRIU's last lines."""
+    def restore(self, pages: str = "") -> None:
+        """Quick. Restore and freeze at once. Raises RuntimeFailed with CRIU's last lines.
+
+        PAGES: HOST:PORT where memory is fetched from, afterwards; if that breaks off, all tasks are killed.
+        """
+
+    def pages_complete(self, seconds: float) -> bool:
+        """Whether all memory is here, waiting up to SECONDS. Raises Lost if it never will be; the copy is killed."""
 
     def interrupt(self) -> None:
         """Kill a restore that is under way, in another thread or left by an earlier agent, without waiting for its end.
@@ -117,7 +136,7 @@ class Restore(Protocol):
         """Quick. Let the held copy run."""
 
     def forget_images(self) -> None:
-        """Give the images' room back."""
+        """Give the images' room back, once all memory is here."""
 
     def discard(self) -> None:
         """Kill whatever was restored and remove all that was made; what this has not made stays."""
@@ -358,11 +377,14 @@ class Peer(Protocol):
     def send(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
         """Quick. Send images."""
 
-    def restore(self, migration: str, touched: Mapping[str, int]) -> Report:
-        """Quick. Restore and hold. TOUCHED: see Dump."""
+    def restore(self, migration: str, touched: Mapping[str, int], pages: str = "") -> Report:
+        """Quick. Restore and hold. TOUCHED, PAGES: see Dump."""
 
     def commit(self, migration: str) -> Report:
         """Quick. Open the network and let the copy run; `ago` is since then."""
+
+    def pages(self, migration: str) -> bool:
+        """Whether all memory has come to the target's copy; waits a little for it. Raises Lost if it never will."""
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration."""

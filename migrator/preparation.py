@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from migrator.core import bundle, preflight, suitability
+from migrator.core import bundle, memory, preflight, suitability
 from migrator.core.errors import PeerRefused, PeerUnreachable, Unsupported
 from migrator.core.identity import Identity
+from migrator.core.memory import Means, Memory
 from migrator.core.plan import Container, Options, Order
 from migrator.core.prediction import Link, Load, Prediction, predict
 from migrator.core.preflight import Row, SourceFacts
@@ -64,6 +65,7 @@ class Survey:
     subject: Subject
     rows: tuple[Row, ...]
     prediction: Prediction | None
+    means: Means  # of moving memory
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -103,10 +105,19 @@ def survey(name: str, options: Options, ports: SourcePorts, peer: Peer) -> Surve
         link = peer.measure()
     except (PeerUnreachable, PeerRefused) as error:
         rows.append(Row("agent", "target", error.message, error.remedy, type(error)))
-        return Survey(subject, tuple(rows), None)
+        return Survey(subject, tuple(rows), None, Means(host.traits.features, (), host.pipe_bytes, host.lazy_pages))
     rows += [Row("agent", "target", found=_link_text(peer.address, link))]
     rows += [*preflight.target_rows(container, identity, found), *suitability.target_rows(container, facts, found)]
-    return Survey(subject, tuple(rows), predict(link, Load(container.memory_bytes, needs.disk_bytes, needs.disk_files)))
+    means = Means(host.traits.features, found.host.traits.features, host.pipe_bytes, host.lazy_pages)
+    rows += [_memory_row(mode, means) for mode in (Memory.PRE_COPY, Memory.POST_COPY)]
+    predicted = predict(link, Load(container.memory_bytes, needs.disk_bytes, needs.disk_files))
+    return Survey(subject, tuple(rows), predicted, means)
+
+
+def _memory_row(mode: Memory, means: Means) -> Row:
+    """A way that is closed is no failure: there is always stop-copy."""
+    why, remedy = memory.problem(mode, means)
+    return Row(f"memory: {mode}", "both", found=f"not possible: {why}; {remedy}" if why else "possible")
 
 
 def _link_text(address: str, link: Link) -> str:

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from migrator import images, procs
 from migrator.core import limits
-from migrator.core.argv import RuntimeCommand
-from migrator.core.errors import NoSpace, RuntimeFailed
+from migrator.core.argv import RuntimeCommand, lazy_pages
+from migrator.core.errors import Lost, NoSpace, RuntimeFailed
 from migrator.core.plan import ImagePiece, Order
 from migrator.freezer import Freezer
+from migrator.pages import LazyPages
 from migrator.tools import Tool, first_line, wait_or_kill
 
 OUTPUT: Final = "output.log"  # in the bundle: what a container writes that had pipes on the source
@@ -43,7 +44,8 @@ class RuntimeRestore:
         self.room = room
         self._destroy = destroy
         self._log = room.work / "runtime.log"  # there since the restore began; an agent that comes after us sees it too
-        self._incoming = images.Incoming(room.images)
+        self._incoming = images.Incoming(room)
+        self._pages = LazyPages(room.work)
         self._freezer: Freezer | None = None
         self._stdio: tuple[int, int, int] | None = None
 
@@ -64,10 +66,13 @@ class RuntimeRestore:
         """See ports.Restore."""
         return self._incoming.accept(piece)
 
-    def restore(self) -> None:
+    def restore(self, pages: str = "") -> None:
         """See ports.Restore."""
+        room = self.room
+        if pages:
+            self._pages.start(self._tool.environment, lazy_pages(pages, room.images, room.work))
         argv = self._command.restore(
-            self._container, self._directory, self.room.images, self.room.work, self.room.work / "pid"
+            self._container, self._directory, room.images, room.work, room.work / "pid", lazily=bool(pages)
         )
         with open(self._log, "wb") as log:
             process = self._tool.start(argv, log, self._stdio)
@@ -84,7 +89,13 @@ class RuntimeRestore:
             )
         pid = int((self.room.work / "pid").read_text())
         self._freezer = Freezer.of(pid)  # without asking the runtime, which would start a program
+        if pages:
+            self._pages.guard(pid)  # before the freeze: a task that waits for a page does not freeze without it
         self._freezer.freeze(limits.PAUSE_SECONDS)
+
+    def pages_complete(self, seconds: float) -> bool:
+        """See ports.Restore."""
+        return self._pages.complete(seconds)
 
     def interrupt(self) -> None:
         """See ports.Restore."""
@@ -95,13 +106,20 @@ class RuntimeRestore:
         self._held().thaw()
 
     def forget_images(self) -> None:
-        """See ports.Restore."""
-        self.room.remove()
+        """See ports.Restore. CRIU's daemon and its guard work in the same room, as long as pages are to come."""
+        try:
+            complete = self._pages.complete(0)
+        except Lost:
+            return  # what is there tells so to whoever asks
+        if complete:
+            self._pages.close()
+            self.room.remove()
 
     def discard(self) -> None:
         """See ports.Restore."""
         self._close_stdio()
         procs.wait_unused(str(self.room.directory), limits.PAUSE_SECONDS)
+        self._pages.close()
         if self._log.exists():  # before that, a container of that name is somebody else's, even a broken one
             self._destroy(self._container, str(self._directory))
         self.room.remove()

@@ -16,28 +16,31 @@ from typing import Any, Final
 
 from migrator import images, leftovers, procs, syscalls
 from migrator.core import bundle, limits, warm
-from migrator.core.argv import RuntimeCommand
+from migrator.core.argv import RuntimeCommand, Tls, criu_options
 from migrator.core.errors import ContainerNotRunning, ContainerUnknown, RuntimeFailed
 from migrator.core.plan import Container, Order, is_name
 from migrator.core.preflight import HostFacts
 from migrator.core.volumes import owner
-from migrator.dumping import RuntimeDump
+from migrator.dumping import SERVING, RuntimeDump
 from migrator.freezer import Freezer
 from migrator.restoring import RuntimeRestore
 from migrator.tools import Tool, first_line
 
-CRIU_OPTIONS: Final = "network-lock skip\n"
+CAP_SYS_RESOURCE: Final = 24
 
 
 class OciRuntime:
     """See ports.Runtime."""
 
-    def __init__(self, command: RuntimeCommand, run_directory: Path) -> None:
-        """RUN_DIRECTORY: where rooms for images are made; nothing in it outlives the machine."""
+    def __init__(self, command: RuntimeCommand, run_directory: Path, tls: Tls | None = None) -> None:
+        """RUN_DIRECTORY: where rooms for images are made; nothing in it outlives the machine.
+
+        TLS: what CRIU encrypts pages with that it sends by itself.
+        """
         self._command = command
         self._run = run_directory
         options = run_directory / "criu.conf"
-        options.write_text(CRIU_OPTIONS)
+        options.write_text(criu_options(tls))
         self._tool = Tool(CRIU_CONFIG_FILE=str(options))
 
     def facts(self, host: str, voyfs_problem: str) -> HostFacts:
@@ -52,6 +55,8 @@ class OciRuntime:
             criu_problem=_last_error(check) if check is not None and check.returncode else "",
             voyfs_problem=voyfs_problem,
             memory_free=_memory_available(),
+            pipe_bytes=_pipe_bytes(),
+            lazy_pages="--lazy-pages" in self._tool.output(self._command.checkpoint_help()),
         )
 
     def inspect(self, name: str) -> Container:
@@ -125,9 +130,10 @@ class OciRuntime:
 
         return [path for path in fetch if size(path) <= limits.WARM_FILE_BYTES], [*look_up, *volumes]
 
-    def prepare_dump(self, container: Container, migration: str) -> RuntimeDump:
+    def prepare_dump(self, container: Container, migration: str, serve_on: str = "") -> RuntimeDump:
         """See ports.Runtime."""
-        return RuntimeDump(self._command, self._tool, container, images.Room(self._run / f"dump-{migration}").make())
+        room = images.Room(self._run / f"dump-{migration}").make()
+        return RuntimeDump(self._command, self._tool, container, room, serve_on)
 
     def pause(self, container: Container) -> None:
         """See ports.Runtime."""
@@ -165,8 +171,13 @@ class OciRuntime:
             leftovers.remove_state(directory)
 
     def settle(self, migration: str) -> None:
-        """See ports.Runtime. CRIU is waited for and not killed: a task that it leaves half-way is lost."""
+        """See ports.Runtime. CRIU is waited for and not killed: a task that it leaves half-way is lost.
+
+        One that has made its images and only serves pages has left all tasks as they were.
+        """
         room = images.Room(self._run / f"dump-{migration}")
+        if (room.work / SERVING).exists():
+            procs.kill_users(str(room.directory))
         procs.wait_unused(str(room.directory), limits.RUNTIME_SECONDS)
         room.remove()
 
@@ -225,6 +236,15 @@ def _memory_available() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _pipe_bytes() -> int:
+    """The largest pipe that a program of ours may make."""
+    allowed = int(Path("/proc/sys/fs/pipe-max-size").read_text())
+    capabilities = next(
+        int(line.split()[1], 16) for line in Path("/proc/self/status").read_text().splitlines() if "CapEff" in line
+    )
+    return 1 << 31 if capabilities >> CAP_SYS_RESOURCE & 1 else allowed
 
 
 def _resident(pid: int) -> int:

@@ -79,11 +79,17 @@ class Servicer(PeerServicer):
 
     def Restore(self, request: pb.RestoreRequest, context: grpc.ServicerContext) -> pb.Report:
         with _errors(context):
-            return wire.report_to_wire(self._holder.restore(request.migration, wire.touched_from_wire(request)))
+            return wire.report_to_wire(
+                self._holder.restore(request.migration, wire.touched_from_wire(request), request.pages)
+            )
 
     def Commit(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Report:
         with _errors(context):
             return wire.report_to_wire(self._holder.commit(request.migration))
+
+    def Pages(self, request: pb.Word, context: grpc.ServicerContext) -> pb.PagesReply:
+        with _errors(context):
+            return pb.PagesReply(complete=self._holder.pages(request.migration))
 
     def Abort(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Done:
         with _errors(context):

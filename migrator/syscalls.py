@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 CLONE_NEWNET: Final = 0x40000000
+SYS_PIDFD_GETFD: Final = 438  # the same on all architectures
 MNT_DETACH: Final = 2
 MS_BIND: Final = 4096
 IN_CLOSE_WRITE: Final = 0x8
@@ -36,6 +37,11 @@ def setns(descriptor: int, kind: int) -> None:
 def unshare(kind: int) -> None:
     """Move the calling thread into a new namespace."""
     _checked(_libc.unshare(kind), "unshare")
+
+
+def pidfd_getfd(process: int, number: int) -> int:
+    """A duplicate of a descriptor of another process, which is named by a pidfd."""
+    return _checked(_libc.syscall(SYS_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:

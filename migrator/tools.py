@@ -20,7 +20,7 @@ class Tool:
 
     def __init__(self, **environment: str) -> None:
         """ENVIRONMENT is added."""
-        self._environment = {**os.environ, **environment, "LC_ALL": "C"}
+        self.environment = {**os.environ, **environment, "LC_ALL": "C"}
 
     def run(self, argv: Sequence[str], seconds: float = limits.RUNTIME_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run to the end; a program that is missing, or does not end in time, gives status 127 or 124."""
@@ -31,7 +31,7 @@ class Tool:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                env=self._environment,
+                env=self.environment,
                 timeout=seconds,
                 check=False,
             )
@@ -53,17 +53,22 @@ class Tool:
         return done.stdout
 
     def start(
-        self, argv: Sequence[str], log: IO[bytes], stdio: tuple[int, int, int] | None = None
+        self,
+        argv: Sequence[str],
+        log: IO[bytes],
+        stdio: tuple[int, int, int] | None = None,
+        keep: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start; it writes to LOG, unless STDIO gives it descriptors of its own."""
+        """Start; it writes to LOG, unless STDIO gives it descriptors of its own. It inherits those in KEEP as well."""
         try:
             return subprocess.Popen(
                 argv,
                 stdin=stdio[0] if stdio else subprocess.DEVNULL,
                 stdout=stdio[1] if stdio else log,
                 stderr=stdio[2] if stdio else log,
-                env=self._environment,
+                env=self.environment,
                 start_new_session=True,
+                pass_fds=keep,
             )
         except OSError as error:
             raise RuntimeFailed(f"cannot start {argv[0]}: {error.strerror}") from error

@@ -218,11 +218,12 @@ def piece_from_wire(message: pb.ImagePiece) -> ImagePiece:
     return ImagePiece(message.name, message.offset, message.data, message.last, message.digest)
 
 
-def restore_to_wire(migration: str, touched: Mapping[str, int]) -> pb.RestoreRequest:
+def restore_to_wire(migration: str, touched: Mapping[str, int], pages: str) -> pb.RestoreRequest:
     """Paths are bytes, as in an order."""
     return pb.RestoreRequest(
         migration=migration,
         touched=[pb.Touched(path=os.fsencode(path), mtime_ns=time) for path, time in touched.items()],
+        pages=pages,
     )
 
 

@@ -31,22 +31,48 @@ class RuntimeCommand:
         """Print all containers' states as JSON."""
         return self._words("list", "--format", "json")
 
+    def checkpoint_help(self) -> list[str]:
+        """Print what a checkpoint can do."""
+        return [self.program, "checkpoint", "--help"]
+
     def delete(self, name: str) -> list[str]:
         """Forget a container; its processes are killed. Only safe after what is mounted in its state was unmounted."""
         return self._words("delete", "--force", name)
 
-    def checkpoint(self, name: str, images: PurePath, work: PurePath) -> list[str]:
-        """Write the images of a container, which stays as it is: paused."""
+    def checkpoint(self, name: str, images: PurePath, work: PurePath, parent: str = "") -> list[str]:
+        """Write the images of a container, which stays as it is: paused. PARENT: images before, seen from IMAGES."""
         return self._words(
             "checkpoint", "--leave-running", "--tcp-established", "--file-locks",
+            *(["--parent-path", parent] if parent else []),
             "--image-path", str(images), "--work-path", str(work), name,
         )  # fmt: skip
 
-    def restore(self, name: str, bundle: PurePath, images: PurePath, work: PurePath, pid_file: PurePath) -> list[str]:
-        """Bring a container back from its images, detached."""
+    def pre_dump(self, name: str, images: PurePath, work: PurePath, parent: str = "") -> list[str]:
+        """Write the memory of a running container, or what of it has changed since PARENT."""
         return self._words(
-            "restore", "--detach", "--tcp-established", "--file-locks", "--bundle", str(bundle),
-            "--image-path", str(images), "--work-path", str(work), "--pid-file", str(pid_file), name,
+            "checkpoint", "--pre-dump", *(["--parent-path", parent] if parent else []),
+            "--image-path", str(images), "--work-path", str(work), name,
+        )  # fmt: skip
+
+    def checkpoint_lazily(self, name: str, images: PurePath, work: PurePath, serve: str, ready: int) -> list[str]:
+        """As `checkpoint`, but for the pages, which it then serves at SERVE (HOST:PORT), until all are over.
+
+        It writes to the descriptor READY when the images are there and the pages can be fetched.
+        """
+        return self._words(
+            "checkpoint", "--leave-running", "--tcp-established", "--file-locks",
+            "--lazy-pages", "--page-server", serve, "--status-fd", str(ready),
+            "--image-path", str(images), "--work-path", str(work), name,
+        )  # fmt: skip
+
+    def restore(
+        self, name: str, bundle: PurePath, images: PurePath, work: PurePath, pid_file: PurePath, *, lazily: bool = False
+    ) -> list[str]:
+        """Bring a container back from its images, detached; LAZILY, while its pages are still elsewhere."""
+        return self._words(
+            "restore", "--detach", "--tcp-established", "--file-locks", *(["--lazy-pages"] if lazily else []),
+            "--bundle", str(bundle), "--image-path", str(images), "--work-path", str(work),
+            "--pid-file", str(pid_file), name,
         )  # fmt: skip
 
 
@@ -61,6 +87,26 @@ class Tls:
     def words(self) -> list[str]:
         """As options of voyfs."""
         return ["--cert", str(self.certificate), "--key", str(self.key), "--ca", str(self.authority)]
+
+
+def lazy_pages(serve: str, images: PurePath, work: PurePath) -> list[str]:
+    """CRIU's daemon that answers the page faults of a restored container from the page server at SERVE."""
+    host, _, port = serve.rpartition(":")
+    return [
+        "criu", "lazy-pages", "--page-server", "--address", host.strip("[]"), "--port", port,
+        "--images-dir", str(images), "--work-dir", str(work),
+    ]  # fmt: skip
+
+
+def criu_options(tls: Tls | None) -> str:
+    """CRIU's configuration: it leaves the network alone, and encrypts the pages that it sends.
+
+    Each side's certificate must bear the address that the other one calls it by, as for everything else between hosts.
+    """
+    lines = ["network-lock skip"]
+    if tls is not None:
+        lines += ["tls", f"tls-cacert {tls.authority}", f"tls-cert {tls.certificate}", f"tls-key {tls.key}"]
+    return "\n".join(lines) + "\n"
 
 
 def voyfs_serve(program: list[str], root: PurePath, listen: str, tls: Tls | None) -> list[str]:

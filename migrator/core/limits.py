@@ -47,6 +47,9 @@ DAEMON_SECONDS: Final = 60.0
 # A verification reads all of both disks and says nothing meanwhile: 8 TiB on disks of 100 MB/s.
 VERIFY_SECONDS: Final = 86400.0
 
+# How long a target lets the source wait for "all memory is here" before it says "not yet".
+PAGES_SECONDS: Final = 2.0
+
 RELEASE_SECONDS: Final = 15.0  # from detach to the exit of the export
 
 # How long a commit waits for the container's first data, which tells the client's gap. On a busy connection it has come
@@ -68,4 +71,5 @@ LOCAL_SECONDS: Final = 30.0  # for a command line to say what it wants, or to ta
 
 assert IMAGE_PIECE_BYTES < MESSAGE_BYTES
 assert CALL_SECONDS > CONNECT_SECONDS
+assert PAGES_SECONDS < CALL_SECONDS
 assert DAEMON_SECONDS <= FREEZE_SECONDS <= PREPARE_SECONDS

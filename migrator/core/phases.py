@@ -15,6 +15,13 @@ I4  The source's copy is destroyed only in COMMIT or later, and the target's cop
 I5  From every reachable state some steps lead to exactly one running copy. Until COMMIT the source can resume; from
     COMMIT on the target holds, or has opened, its copy.
 
+Memory that follows (post-copy) changes no step. A source in COMMIT has two things to do before OPENED: open the target,
+and destroy its copy; in between it waits until the target says that all pages have come, because they are served from
+that copy, which stands still meanwhile (held by CRIU, and frozen besides: CRIU's death does not let it go). If they are
+lost before the word "commit", the target refuses to open; if afterwards, its copy is killed before any task reads a
+zero that is none. Either way the source stays in COMMIT, its copy as it was at the freeze: what the target's did since
+is lost with it, and whether the older state is worth resuming is an operator's question, as below.
+
 What the tables do not have is a host that loses its memory. A target that loses power between RESTORED and "commit"
 has HELD in its journal, and no copy; one that loses its disk has neither. A source in COMMIT that hears so stops
 insisting: its own copy is intact and frozen, for it is destroyed only when the target has opened (I4). It does not

@@ -71,6 +71,7 @@ class Options:
     verify: bool = True  # compare digests of the whole tree with the source before it is released
     remove_source: bool = False  # delete the source's root directory at the end
     volumes: Mapping[str, str] = field(default_factory=dict)  # by destination: the kind of core.volumes to treat it as
+    memory: str = "auto"  # a core.memory.Memory
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

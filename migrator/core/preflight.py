@@ -29,6 +29,8 @@ class HostFacts:
     criu_problem: str
     voyfs_problem: str
     memory_free: int  # bytes, available for images
+    pipe_bytes: int = 0  # the largest pipe that CRIU may make; this and the next are asked of the source alone
+    lazy_pages: bool = True  # whether the runtime can leave pages to be fetched
     traits: Traits = field(default_factory=Traits)
 
 

@@ -233,12 +233,20 @@ class Touched(_message.Message):
     def __init__(self, path: _Optional[bytes] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
 
 class RestoreRequest(_message.Message):
-    __slots__ = ("migration", "touched")
+    __slots__ = ("migration", "touched", "pages")
     MIGRATION_FIELD_NUMBER: _ClassVar[int]
     TOUCHED_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
     migration: str
     touched: _containers.RepeatedCompositeFieldContainer[Touched]
-    def __init__(self, migration: _Optional[str] = ..., touched: _Optional[_Iterable[_Union[Touched, _Mapping]]] = ...) -> None: ...
+    pages: str
+    def __init__(self, migration: _Optional[str] = ..., touched: _Optional[_Iterable[_Union[Touched, _Mapping]]] = ..., pages: _Optional[str] = ...) -> None: ...
+
+class PagesReply(_message.Message):
+    __slots__ = ("complete",)
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    complete: bool
+    def __init__(self, complete: _Optional[bool] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("name", "offset", "seconds", "bytes")

@@ -69,6 +69,11 @@ class PeerStub:
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
                 response_deserializer=migrator_dot_generated_dot_migrator__pb2.Report.FromString,
                 _registered_method=True)
+        self.Pages = channel.unary_unary(
+                '/migrator.v1.Peer/Pages',
+                request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
+                response_deserializer=migrator_dot_generated_dot_migrator__pb2.PagesReply.FromString,
+                _registered_method=True)
         self.Abort = channel.unary_unary(
                 '/migrator.v1.Peer/Abort',
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
@@ -153,6 +158,13 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pages(self, request, context):
+        """Has all memory come that was to follow the restore? Waits a little before it says no.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Abort(self, request, context):
         """The source has given up: remove everything.
         """
@@ -232,6 +244,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Commit,
                     request_deserializer=migrator_dot_generated_dot_migrator__pb2.Word.FromString,
                     response_serializer=migrator_dot_generated_dot_migrator__pb2.Report.SerializeToString,
+            ),
+            'Pages': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pages,
+                    request_deserializer=migrator_dot_generated_dot_migrator__pb2.Word.FromString,
+                    response_serializer=migrator_dot_generated_dot_migrator__pb2.PagesReply.SerializeToString,
             ),
             'Abort': grpc.unary_unary_rpc_method_handler(
                     servicer.Abort,
@@ -453,6 +470,33 @@ class Peer:
             '/migrator.v1.Peer/Commit',
             migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
             migrator_dot_generated_dot_migrator__pb2.Report.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/migrator.v1.Peer/Pages',
+            migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
+            migrator_dot_generated_dot_migrator__pb2.PagesReply.FromString,
             options,
             channel_credentials,
             insecure,

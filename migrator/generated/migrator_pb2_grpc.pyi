@@ -52,6 +52,8 @@ class PeerStub:
     """Restore and hold."""
     Commit: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]
     """The source has decided: open the network and let the copy run."""
+    Pages: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.PagesReply]
+    """Has all memory come that was to follow the restore? Waits a little before it says no."""
     Abort: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Done]
     """The source has given up: remove everything."""
     Hydrate: _grpc.UnaryStreamMultiCallable[_migrator_pb2.Word, _migrator_pb2.Progress]
@@ -82,6 +84,8 @@ class PeerAsyncStub(PeerStub):
     """Restore and hold."""
     Commit: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]  # type: ignore[assignment]
     """The source has decided: open the network and let the copy run."""
+    Pages: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.PagesReply]  # type: ignore[assignment]
+    """Has all memory come that was to follow the restore? Waits a little before it says no."""
     Abort: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Done]  # type: ignore[assignment]
     """The source has given up: remove everything."""
     Hydrate: _aio.UnaryStreamMultiCallable[_migrator_pb2.Word, _migrator_pb2.Progress]  # type: ignore[assignment]
@@ -151,6 +155,14 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrator_pb2.Report, _abc.Awaitable[_migrator_pb2.Report]]:
         """The source has decided: open the network and let the copy run."""
+
+    @_abc_1.abstractmethod
+    def Pages(
+        self,
+        request: _migrator_pb2.Word,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrator_pb2.PagesReply, _abc.Awaitable[_migrator_pb2.PagesReply]]:
+        """Has all memory come that was to follow the restore? Waits a little before it says no."""
 
     @_abc_1.abstractmethod
     def Abort(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -38,7 +39,7 @@ from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.core.timeline import Measured
 from migrator.feed import Feed
 from migrator.generated import migrator_pb2 as pb
-from migrator.images import Incoming, Outgoing
+from migrator.images import Incoming, Outgoing, Room
 from migrator.journal import FileJournal
 from migrator.local import LocalServer
 from migrator.ports import Journal, Report
@@ -150,10 +151,12 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_images_arrive_as_they_are_written(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
+    source = tmp_path / "source"
     source.mkdir()
+    room = Room(tmp_path)
+    target = room.images
     target.mkdir()
-    outgoing, incoming = Outgoing(source), Incoming(target)
+    outgoing, incoming = Outgoing(source), Incoming(room)
     script = f"""
         cd {source}
         : >empty.img
@@ -180,13 +183,39 @@ def test_images_arrive_as_they_are_written(tmp_path: Path) -> None:
         [ImagePiece("a", 0, b"x"), ImagePiece("b", 0, b"x")],
         [ImagePiece("../a", 0, b"x")],
         [ImagePiece("", 0, b"x")],
+        [ImagePiece("parent", 0, b"x")],
+        [ImagePiece("round-0/a", 0, b"x")],
+        [ImagePiece("round-1/../a", 0, b"x")],
+        [ImagePiece("round-1/parent", 0, b"x")],
+        [ImagePiece("/a", 0, b"x")],
     ],
 )
 def test_images_that_arrive_otherwise_are_refused(tmp_path: Path, pieces: list[ImagePiece]) -> None:
-    (tmp_path / "in").mkdir()
+    room = Room(tmp_path / "room")
+    room.images.mkdir(parents=True)
     with pytest.raises(TransferFailed):
-        transfer(iter(pieces), Incoming(tmp_path / "in"))
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        transfer(iter(pieces), Incoming(room))
+    assert [path.name for path in tmp_path.iterdir()] == ["room"]
+    assert [path.name for path in room.directory.iterdir()] == ["images"]
+
+
+def test_each_round_of_images_leads_to_the_one_before(tmp_path: Path) -> None:
+    here, there = Room(tmp_path / "here"), Room(tmp_path / "there")
+    there.images.mkdir(parents=True)
+    incoming = Incoming(there)
+    for place, parent in (("round-1", ""), ("round-2", "../round-1"), ("images", "../round-2")):
+        directory = here.directory / place
+        directory.mkdir(parents=True)
+        (directory / "pages-1.img").write_text(place)
+        if parent:
+            (directory / "parent").symlink_to(parent)  # as CRIU does
+        outgoing = Outgoing(directory, "" if place == "images" else f"{place}/")
+        transfer(outgoing.finish(), incoming)
+        outgoing.close()
+        arrived = there.directory / place
+        assert (arrived / "pages-1.img").read_text() == place
+        assert not parent or os.readlink(arrived / "parent") == parent
+    assert (there.images / "parent/parent/pages-1.img").read_text() == "round-1"
 
 
 # -- directory times -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 from migrator.core.errors import (
     ContainerUnknown,
     DiskFailed,
+    Lost,
     MigrationUnknown,
     MigratorError,
     NetworkFailed,
@@ -76,6 +77,13 @@ class World:
     journals: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=lambda: {"source": {}, "target": {}})
     volatile: dict[str, list[str]] = field(default_factory=lambda: {"source": [], "target": []})
     received: dict[str, bytes] = field(default_factory=dict)
+    memory: str = "stop-copy"
+    dirty: tuple[int, ...] = (1000,)  # bytes that a round of pre-copy moves: the first, the second, ... all later ones
+    rounds: int = 0
+    serving: bool = False  # the source has pages that the target does not have yet
+    page_calls: int = 0
+    pages_complete: bool = False
+    pages_lost: bool = False
     events: list[Mapping[str, Any]] = field(default_factory=list)
 
     @contextmanager
@@ -184,6 +192,24 @@ class FakeJournal:
 @dataclass
 class FakeDump:
     world: World
+    pages: str = ""
+
+    def round(self) -> Iterator[ImagePiece]:
+        assert self.world.source == "running", "a round is moved while it runs"
+        with self.world.act("source: round", RuntimeFailed):
+            self.world.rounds += 1
+            number = self.world.rounds
+        size = self.world.dirty[min(number, len(self.world.dirty)) - 1]
+        yield ImagePiece(f"round-{number}/pages-1.img", 0, bytes(size), last=True)
+
+    def check(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        if self.pages:
+            with self.world.act("source: stop serving", RuntimeFailed):
+                assert self.world.pages_complete or not self.world.committed, "its pages went with it"
+                self.world.serving = False
 
     def pieces(self) -> Iterator[ImagePiece]:
         assert self.world.source == "paused", "dumped while it runs"
@@ -191,6 +217,7 @@ class FakeDump:
             with self.world.act(f"source: dump {name}", RuntimeFailed):
                 pass
             yield ImagePiece(name, 0, content, last=True)
+        self.world.serving = bool(self.pages)
 
     def touched(self) -> Mapping[str, int]:
         return {"/tmp": 1}
@@ -208,12 +235,22 @@ class FakeRestore:
             self.world.received[piece.name] = piece.data
         return len(piece.data)
 
-    def restore(self) -> None:
+    def restore(self, pages: str = "") -> None:
         with self.world.act("target: restore", RuntimeFailed):
             assert self.world.source == "paused"
             assert self.world.mounted
-            assert self.world.received == IMAGES
+            assert {name: data for name, data in self.world.received.items() if "/" not in name} == IMAGES
+            assert self.world.serving == bool(pages)
             self.world.target = "held"
+
+    def pages_complete(self, seconds: float) -> bool:
+        if self.world.pages_lost:
+            self.world.target = "none"
+            raise Lost("its pages are lost")
+        if seconds and self.world.serving:
+            self.world.page_calls += 1
+        self.world.pages_complete = not self.world.serving or self.world.page_calls > 2
+        return self.world.pages_complete
 
     def interrupt(self) -> None:
         pass
@@ -239,7 +276,7 @@ class FakeRuntime:
     side: str
 
     def facts(self, host: str, voyfs_problem: str) -> HostFacts:
-        return HostFacts(host, "runc 1", "runc", "4.2", "", voyfs_problem, 1 << 30)
+        return HostFacts(host, "runc 1", "runc", "4.2", "", voyfs_problem, 1 << 30, pipe_bytes=1 << 30)
 
     def inspect(self, name: str) -> Container:
         if name != CONTAINER.name:
@@ -258,10 +295,10 @@ class FakeRuntime:
     def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
         return ["/bin/box"], ["/data"]
 
-    def prepare_dump(self, container: Container, migration: str) -> FakeDump:
+    def prepare_dump(self, container: Container, migration: str, serve_on: str = "") -> FakeDump:
         with self.world.act("source: prepare dump", RuntimeFailed, whole=True):
             self.world.dump_room = True
-        return FakeDump(self.world)
+        return FakeDump(self.world, f"{serve_on}:7001" if serve_on else "")
 
     def pause(self, container: Container) -> None:
         with self.world.act("source: pause", RuntimeFailed, whole=True):
@@ -270,16 +307,19 @@ class FakeRuntime:
     def resume(self, container: Container) -> None:
         with self.world.act("source: resume", RuntimeFailed):
             assert self.world.source in ("paused", "running"), "resumed what is gone"
+            assert not self.world.serving, "resumed while CRIU holds its tasks"
             self.world.source = "running"
 
     def destroy(self, name: str, bundle: str) -> None:
         assert bundle == CONTAINER.bundle
         with self.world.act("source: destroy", RuntimeFailed):
             assert self.world.target == "running", "the source's copy goes last"
+            assert self.world.pages_complete or not self.world.serving, "its pages went with it"
             self.world.source = "gone"
 
     def settle(self, migration: str) -> None:
-        self.world.dump_room = False
+        assert not (self.world.committed and self.world.serving) or self.world.pages_complete, "its pages went with it"
+        self.world.dump_room = self.world.serving = False
 
     def prepare_restore(self, order: Order, bundle: str, config: Mapping[str, Any]) -> FakeRestore:
         assert config["root"]["path"].startswith(bundle)
@@ -486,7 +526,7 @@ class FakeInspector:
     """Two hosts that are alike, and a container without anything odd."""
 
     def traits(self) -> Traits:
-        return Traits(kernel="6.1", architecture="x86_64", cgroups="v2")
+        return Traits(kernel="6.1", architecture="x86_64", cgroups="v2", features=("mem_dirty_track", "uffd-noncoop"))
 
     def places(self, sources: Sequence[str]) -> Mapping[str, Place]:
         return {}
@@ -532,9 +572,13 @@ class FakePeer:
         with self.world.act("link: send", PeerUnreachable):
             return self.holder.receive(migration, pieces)
 
-    def restore(self, migration: str, touched: Mapping[str, int]) -> Report:
+    def restore(self, migration: str, touched: Mapping[str, int], pages: str = "") -> Report:
         with self.world.act("link: restore", PeerUnreachable):
-            return self.holder.restore(migration, touched)
+            return self.holder.restore(migration, touched, pages)
+
+    def pages(self, migration: str) -> bool:
+        with self.world.act("link: pages", PeerUnreachable):
+            return self.holder.pages(migration)
 
     def commit(self, migration: str) -> Report:
         with self.world.act("link: commit", PeerUnreachable):
@@ -590,5 +634,5 @@ def make_driver(world: World, holder: Holder, name: str = "box") -> Driver:
     """The source's side, over fakes, with a link to HOLDER."""
     journal = FakeJournal(world, "source")
     ports = make_ports(world)
-    task = Task(MIGRATION, name, Options(), "10.0.0.1", "a:7777")
+    task = Task(MIGRATION, name, Options(memory=world.memory), "10.0.0.1", "a:7777")
     return Driver(task, ports, FakePeer(world, holder), lambda: journal.create(MIGRATION), world.events.append)
