@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import trio
 
 from voyfs.core.entry import Entry
-from voyfs.core.errors import SourceError, SourceMalformed, SourceUnreachable, VoyfsError
+from voyfs.core.errors import SourceError, SourceMalformed, SourceUnreachable, StoreError, VoyfsError
 from voyfs.core.extents import coalesce
 from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, BULK_JOBS
 from voyfs.hydrator import Flight, Hydrator
@@ -109,7 +109,7 @@ class Background:
                 except SourceUnreachable:
                     raise
                 except SourceError as error:
-                    self._hydrator.problem(node.record.source, str(error))
+                    self._hydrator.problem(node.record.source, error)
 
     def _unpopulated(self) -> list[int]:
         records = self._store.records
@@ -202,7 +202,7 @@ class Background:
                 node = self._store.tree.node(ino)
                 path = self._store.tree.path(node)
             except OSError as error:
-                self._hydrator.problem(record.source, f"its file in the store cannot be found: {error.strerror}")
+                self._hydrator.problem(record.source, StoreError(f"its file cannot be found: {error.strerror}"))
                 continue
             free = presence.missing(free)  # finding it may have shown that it is shorter
             if not free:
@@ -249,7 +249,7 @@ class Background:
             self._doubts[job.source] += 1  # an answer damaged on its way spoils all that was asked for with it
             return error
         else:
-            self._hydrator.problem(job.source, str(error))
+            self._hydrator.problem(job.source, error)
         return None
 
     async def _write_down(self) -> None:

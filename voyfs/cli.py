@@ -334,6 +334,10 @@ def verify(mountpoint: Mountpoint, as_json: Json = False) -> None:
             f" {report['written']} changed here, {report['gone']} removed or renamed here,"
             f" {report['created']} made here, {report['difference_count']} differences"
         )
+        print(
+            f"fetched {_size(report['fetched_bytes'])}, written here {_size(report['written_bytes'])},"
+            f" from the store or a seed {_size(report['cached_bytes'])} (since this daemon began)"
+        )
         for path, what in report["differences"]:
             print(f"{path}: {what}")
     if report["difference_count"]:
@@ -438,7 +442,7 @@ def _table(shown: dict[str, Any]) -> "Table":
     if shown["paused"]:
         table.add_row("paused", shown["paused"])
     for problem in shown["problems"]:
-        table.add_row("problem", f"{problem['path']}: {problem['why']}")
+        table.add_row(problem["event"], f"{problem['path']}: {problem['why']}")
     return table
 
 

@@ -11,11 +11,12 @@ across an await (docs/CONCURRENCY.md).
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
 from voyfs.core.entry import Entry
-from voyfs.core.errors import SourceChanged
+from voyfs.core.errors import SourceChanged, SourceCorrupt, SourceMalformed, SourceUnreadable
 from voyfs.core.extents import Extent, chunks_touched, coalesce
 from voyfs.core.limits import FETCH_BYTES
 from voyfs.core.metrics import Histogram
@@ -48,6 +49,22 @@ class Flight:
     landed: trio.Event = field(default_factory=trio.Event)
 
 
+class Problem(NamedTuple):
+    """Why a file or directory of the source cannot be had: `event` is a name for machines."""
+
+    event: str
+    why: str
+
+
+EVENTS: tuple[tuple[type[Exception], str], ...] = (
+    (SourceChanged, "source-changed"),
+    (SourceCorrupt, "source-damaged"),
+    (SourceMalformed, "source-malformed"),
+    (SourceUnreadable, "source-unreadable"),
+    (Exception, "not-to-be-had"),
+)
+
+
 @dataclass(slots=True)
 class Progress:
     """What was done and what is being done, for status and metrics; counts are of this daemon."""
@@ -63,7 +80,7 @@ class Progress:
     written_bytes: int = 0  # by whoever uses the mount
     hits: int = 0  # reads whose bytes were local
     waits: Histogram = field(default_factory=Histogram)  # seconds, of the other reads
-    problems: dict[bytes, str] = field(default_factory=dict)  # source path -> what is wrong
+    problems: dict[bytes, Problem] = field(default_factory=dict)  # by path on the source
 
     @property
     def fetched_bytes(self) -> int:
@@ -212,7 +229,7 @@ class Hydrator:
                 extents = list(coalesce(sorted(flight.chunks), presence.chunk, presence.limit, FETCH_BYTES))
                 pieces = await self._source.fetch(record.source, record.version, extents) if extents else []
         except SourceChanged as error:
-            self.problem(record.source, str(error))
+            self.problem(record.source, error)
             raise
         count = sum(len(piece.data or b"") for piece in pieces)
         if demand:
@@ -291,10 +308,11 @@ class Hydrator:
         self.changed.set()
         self.changed = trio.Event()
 
-    def problem(self, source: bytes, what: str) -> None:
-        if self.progress.problems.get(source) != what:
-            log.warning("source file unusable", path=source.decode(errors="replace"), why=what)
-            self.progress.problems[source] = what
+    def problem(self, source: bytes, error: Exception) -> None:
+        problem = Problem(next(event for kind, event in EVENTS if isinstance(error, kind)), str(error))
+        if self.progress.problems.get(source) != problem:
+            log.warning(problem.event, path=source.decode(errors="replace"), why=problem.why)
+            self.progress.problems[source] = problem
 
     # -- asked for by name ------------------------------------------------------------------
 

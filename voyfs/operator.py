@@ -60,6 +60,7 @@ class Operator:
         self._checkpoint = checkpoint
         self._forget = forget
         self._make_way = make_way
+        self._before = store.records.totals.bytes - store.records.totals.absent_bytes  # local when this daemon began
         self._hydrating = False
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
 
@@ -98,7 +99,13 @@ class Operator:
                     raise ControlError("detached already: there is no source to compare with")
                 self._require_complete()
                 report = await verify(self._store, self._source)
-                yield {"done": True, "report": asdict(report)}
+                progress = self._hydrator.progress
+                came = {
+                    "fetched_bytes": progress.fetched_bytes,
+                    "written_bytes": progress.written_bytes,
+                    "cached_bytes": self._before + progress.seed_bytes,
+                }
+                yield {"done": True, "report": asdict(report) | came}
             case "detach":
                 self._require_complete()
                 await self._detach()
@@ -171,8 +178,10 @@ class Operator:
     def _what_is_missing(self) -> str:
         problems = self._hydrator.progress.problems
         if problems:
-            path, why = next(iter(problems.items()))
-            return f"{len(problems)} paths cannot be had from the source, the first is {os.fsdecode(path)}: {why}"
+            path, problem = next(iter(problems.items()))
+            return (
+                f"{len(problems)} paths cannot be had from the source, the first is {os.fsdecode(path)}: {problem.why}"
+            )
         missing = self._store.records.totals.absent_bytes
         return f"not everything is local yet ({missing} bytes known to be missing); hydrate first"
 
@@ -199,7 +208,7 @@ class Operator:
             phase = "hydrated"
         else:
             phase = "hydrating" if self._hydrating else "warm"
-        problems = [{"path": os.fsdecode(path), "why": why} for path, why in progress.problems.items()]
+        problems = [{"path": os.fsdecode(path), **found._asdict()} for path, found in progress.problems.items()]
         missing = totals.absent_bytes
         return {
             "phase": phase,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import COMMAND, SECONDS, Server, mounted, mounted_at, processes_of, run, served, until
+from voyfs import mounts
 from voyfs.syscalls import mount, umount
 
 # An address where nobody listens: the port is reserved.
@@ -199,6 +200,13 @@ def test_what_is_not_a_voyfs_mount(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", Path("/proc")):
         refused(10, str(path), arguments=("unmount", path))
     refused(10, arguments=("prefetch", tmp_path, "f"))
+
+
+def test_mounts_at_odd_paths_are_found(server: Server, tmp_path: Path) -> None:
+    point = tmp_path / "a b\tc\\d\x0b\x0c\x1c\u2028e\xff"
+    with mounted(server.address, point, tmp_path / "store, = odd\x85"):
+        assert mounts.find(point).mountpoint == point
+        assert run("status", point).returncode == 0
 
 
 def test_a_mount_that_is_in_use_is_not_unmounted(server: Server, tmp_path: Path, point: Path) -> None:

@@ -153,7 +153,8 @@ def test_a_file_changed_on_the_source_is_stale_where_absent(pair: MakePair) -> N
         assert caught.value.errno == errno.ESTALE
         assert os.pread(big.fileno(), CHUNK, 0) == data(12 * MIB)[:CHUNK]
     (problem,) = made.mount.status()["problems"]
-    assert problem["path"] == "big"
+    assert (problem["path"], problem["event"]) == ("big", "source-changed")
+    assert '"event": "source-changed"' in made.mount.log.read_text()
     with pytest.raises(NotComplete, match="big"):
         made.mount.hydrate()
     with pytest.raises(NotComplete, match="big"):

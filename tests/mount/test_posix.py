@@ -22,8 +22,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.conftest import MakePair
 from tests.support.programs import Pair, exported, first_line, in_child
-from tests.support.trees import ACCESS_ACL, DEFAULT_ACL
+from tests.support.trees import ACCESS_ACL, DEFAULT_ACL, make_tree
 
 MANY = 3000
 CONTENT = bytes(range(256)) * 1000
@@ -516,6 +517,17 @@ def test_special_bits_go_with_a_write_and_a_chown(here: Path) -> None:
     prepare(0o6777)
     os.chown(path, 1, 1)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o777
+
+
+def test_a_capability_goes_with_a_cut_and_verify_knows_why(pair: MakePair) -> None:
+    made = pair(prepare=make_tree)
+    capable = made.path / "bin" / "capable"
+    descriptor = os.open(capable, os.O_RDWR | os.O_TRUNC)
+    os.write(descriptor, b"x")
+    os.close(descriptor)
+    assert os.listxattr(capable) == []
+    made.mount.hydrate()
+    assert made.mount.ask("verify")["report"]["differences"] == []
 
 
 # -- attributes -----------------------------------------------------------------------------
