@@ -25,12 +25,14 @@ from migrator.holder import Holder, TargetPorts
 from migrator.inspector import HostInspector
 from migrator.journal import FileJournal
 from migrator.local import LocalServer, Reply
+from migrator.metrics import MetricsServer
 from migrator.migrations import Here, Migrations
 from migrator.network import VethNetwork
 from migrator.peer import GrpcPeer
 from migrator.preparation import SourcePorts
 from migrator.runc import OciRuntime
 from migrator.server import PeerServer, Servicer
+from voyfs.core.metrics import Family
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,7 @@ class Settings:
     material: Tls | None
     runtime: RuntimeCommand
     voyfs: tuple[str, ...]
+    metrics: str = ""  # HOST:PORT to answer Prometheus at; empty: nowhere
 
 
 class Agent:
@@ -82,7 +85,10 @@ class Agent:
         )
         self._local = LocalServer(settings.socket, self._handle)
         servicer = Servicer(self._holder, self._migrations.outcome_of)
+        self._metrics: MetricsServer | None = None
         try:
+            if settings.metrics:
+                self._metrics = MetricsServer(settings.metrics, self._families)
             self._server = PeerServer(host, port, settings.material, servicer)
         except BaseException:
             self._local.stop()
@@ -99,6 +105,8 @@ class Agent:
         self._holder.recover()
         self._server.start()
         self._local.start()
+        if self._metrics is not None:
+            self._metrics.start()
         self._migrations.recover()
         threading.Thread(target=self._migrations.ask_around, name="asking", daemon=True).start()
 
@@ -107,7 +115,12 @@ class Agent:
         self._clock.stop()
         self._migrations.join(limits.STOP_SECONDS)
         self._local.stop()
+        if self._metrics is not None:
+            self._metrics.stop()
         self._server.stop()
+
+    def _families(self) -> list[Family]:
+        return self._migrations.tally.families(self._holder.holds())
 
     def _connect(self, target: str) -> GrpcPeer:
         try:
@@ -136,7 +149,8 @@ class Agent:
                 options = Options(**request.get("options", {}))
                 yield {"survey": self._migrations.check(request["container"], request["target"], options)}
             case "follow":
-                yield from ({"event": event} for event in self._migrations.follow(request["migration"]))
+                migration = request["migration"] or self._migrations.newest()
+                yield from ({"event": event} for event in self._migrations.follow(migration))
                 yield {}
             case "status" if request.get("migration"):
                 yield {"migrations": [self._migrations.describe(request["migration"])]}

@@ -15,9 +15,10 @@ import typer
 from rich.console import Console
 
 from migrator import local, show
+from migrator.core import picture
 from migrator.core.address import DEFAULT_PORT, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
-from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigratorError, by_kind, describe
+from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigrationUnknown, MigratorError, by_kind, describe
 from migrator.core.memory import Memory
 from migrator.core.volumes import CHOICES
 
@@ -58,6 +59,9 @@ def agent(
     runtime: Annotated[str, typer.Option(help="The OCI runtime to use.")] = "runc",
     runtime_root: Annotated[Path | None, typer.Option(help="Directory of its state, if not its default.")] = None,
     voyfs: Annotated[str | None, typer.Option(help="The voyfs program, if not the one installed with this.")] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
+    ] = "",
 ) -> None:
     """Runs on each host: drives migrations from it, and holds those to it."""
     from migrator.agent import Settings, run
@@ -67,7 +71,7 @@ def agent(
     material = Tls(cert.absolute(), key.absolute(), ca.absolute()) if cert and key and ca else None
     program = (voyfs,) if voyfs else (sys.executable, "-m", "voyfs.cli")
     command = RuntimeCommand(runtime, runtime_root.absolute() if runtime_root else None)
-    run(Settings(listen, state.absolute(), socket.absolute(), material, command, program))
+    run(Settings(listen, state.absolute(), socket.absolute(), material, command, program, metrics))
 
 
 @app.command()
@@ -114,15 +118,13 @@ def check(
 def status(
     migration: Annotated[str | None, typer.Argument(metavar="[ID]", help="One migration; all without it.")] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show ID, which is under way from this host, to its end.")
+        bool, typer.Option("--watch", help="Show ID, or the newest that is under way from this host, to its end.")
     ] = False,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Shows what is known of migrations from and to this host."""
     if watch:
-        if migration is None:
-            raise typer.BadParameter("needs the ID of a migration", param_hint="--watch")
         _follow(socket, as_json, "follow", migration=migration)
         return
     *_, reply = local.call(socket, "status", migration=migration)
@@ -133,6 +135,34 @@ def status(
     show.print_migrations(console, reply["migrations"])
     if migration and (result := reply["migrations"][0].get("result")):
         show.print_result(console, result)
+
+
+@app.command()
+def timeline(
+    migration: Annotated[str, typer.Argument(metavar="ID", help="A migration from this host that has ended.")],
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it; - for stdout.")] = None,
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Shows where a migration's time went: as text, for machines, or as a picture."""
+    *_, reply = local.call(socket, "status", migration=migration)
+    result = reply["migrations"][0].get("result")
+    if result is None:
+        raise MigrationUnknown(
+            f"migration {migration} has no timeline: it was not from this host, or did not end well",
+            remedy=f"see 'migrator status {migration}'",
+        )
+    if as_json:
+        _print_json(result["timeline"])
+    elif svg is None:
+        show.print_result(Console(), result)
+    elif str(svg) == "-":
+        sys.stdout.write(picture.svg(result))
+    else:
+        try:
+            svg.write_text(picture.svg(result))
+        except OSError as error:
+            raise typer.BadParameter(f"cannot write {svg}: {error.strerror}", param_hint="--svg") from None
 
 
 @app.command("list")

@@ -151,7 +151,7 @@ class Driver:
             self._check_stopping()
             start = self._recorder.now()
             with self._recorder.step(Phase.PREPARE, f"memory, round {len(rounds) + 1}") as step:
-                self._peer.send(self.task.migration, _counted(dump.round(), step))
+                self._peer.send(self.task.migration, self._told(dump.round(), step, Phase.PREPARE))
             rounds.append((step.bytes, self._recorder.now() - start))
 
     # The freeze: nothing here that could have been done before.
@@ -171,10 +171,25 @@ class Driver:
         refreshing = self._pool.submit(self._call, Phase.DUMP, self._peer.freeze)
         with self._recorder.step(Phase.DUMP, "dump and send") as step:
             assert self._dump is not None
-            self._peer.send(self.task.migration, _counted(self._dump.pieces(), step))
+            self._peer.send(self.task.migration, self._told(self._dump.pieces(), step, Phase.DUMP))
         counter.bytes = self._image_bytes = step.bytes
         refreshing.result()
         self._advance(Step.DUMPED, durable=False)
+
+    def _told(self, pieces: Iterator[ImagePiece], counter: Counter, phase: Phase) -> Iterator[ImagePiece]:
+        """Count images on their way, and tell how far they are: seldom, for it happens in the freeze."""
+        assert self._container is not None
+        began = told = self._recorder.now()
+        expected = preflight.image_bytes(self._container.memory_bytes)
+        for piece in pieces:
+            counter.bytes += len(piece.data)
+            now = self._recorder.now()
+            if now - told >= limits.TELL_SECONDS:
+                told, rate = now, counter.bytes / (now - began)
+                left = max(expected - counter.bytes, 0) / rate if rate else None
+                facts = {"bytes_present": counter.bytes, "bytes_total": max(expected, counter.bytes)}
+                self._recorder.tell("progress", phase=phase, **facts, rate=rate, eta=left)
+            yield piece
 
     def _restore(self, migration: str) -> Report:
         assert self._dump is not None
@@ -407,9 +422,3 @@ class Driver:
             "prediction": outcome(self._prediction.to_json(), timeline) if self._prediction else None,
             "timeline": timeline,
         }
-
-
-def _counted(pieces: Iterator[ImagePiece], counter: Counter) -> Iterator[ImagePiece]:
-    for piece in pieces:
-        counter.bytes += len(piece.data)
-        yield piece

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -78,6 +78,8 @@ class Move:
         assert self.record is not None
         if hold is not self.hold:
             self.record.write(hold, durable=True, **facts)
+            with suppress(Exception):  # whatever becomes of the log, the migration goes on
+                log.info("state", migration=self.migration, container=self.container, state=str(hold))
         self.hold = hold
 
 
@@ -300,6 +302,11 @@ class Holder:
             return self._find(migration).hold
         except MigrationUnknown:
             return Hold.ABSENT
+
+    def holds(self) -> list[str]:
+        """Where each migration to this host stands, of those that are remembered."""
+        with self._lock:
+            return [str(move.hold) for move in self._moves.values()]
 
     def undecided(self) -> list[Move]:
         """Migrations whose outcome only the source knows."""

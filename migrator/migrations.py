@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from migrator.core import limits
 from migrator.core.errors import Busy, MigrationUnknown, MigratorError, describe
@@ -26,6 +27,7 @@ from migrator.feed import Feed
 from migrator.holder import Holder
 from migrator.ports import AskingPeer, Journal, Peer
 from migrator.preparation import SourcePorts, Task, survey
+from migrator.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +61,7 @@ class Migrations:
         self._holder = holder
         self._connect = connect
         self._here = here
+        self.tally = Tally()
         self._lock = threading.Lock()
         self._feeds: dict[str, Feed] = {}
         self._containers: dict[str, str] = {}  # under way: container -> migration
@@ -94,6 +97,13 @@ class Migrations:
                 f"migration {migration} is not under way on this host", remedy="see 'migrator status' for what is known"
             )
         return feed.follow()
+
+    def newest(self) -> str:
+        """The one under way from this host that began last; raises MigrationUnknown."""
+        with self._lock:
+            if not self._containers:
+                raise MigrationUnknown("no migration is under way on this host", remedy="see 'migrator status'")
+            return max(self._containers.values())
 
     def describe(self, migration: str) -> dict[str, Any]:
         """What is known of a migration, on either side; raises MigrationUnknown."""
@@ -214,6 +224,7 @@ class Migrations:
 
         def publish(event: Mapping[str, Any]) -> None:
             feed.publish(event)
+            self.tally.publish(event)
             if event["event"] != "progress":
                 shown = {"what" if key == "event" else key: value for key, value in event.items()}
                 with suppress(Exception):  # whatever becomes of the log, the migration goes on
@@ -225,6 +236,7 @@ class Migrations:
             feed.end()
 
         def run() -> None:
+            bind_contextvars(migration=task.migration, container=task.container)  # of whatever is logged below
             last: dict[str, Any] = {}
             try:
                 last = {"event": "result", "result": act(Driver(task, self._ports, peer, journal, publish))}

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import grpc
 import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from migrator import tls, wire
 from migrator.core.address import join_address
@@ -60,16 +61,16 @@ class Servicer(PeerServicer):
         return pb.Done()
 
     def Prepare(self, request: pb.PrepareRequest, context: grpc.ServicerContext) -> pb.Report:
-        with _errors(context):
+        with _errors(context, request.migration):
             return wire.report_to_wire(self._holder.prepare(wire.order_from_wire(request)))
 
     def Freeze(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Report:
-        with _errors(context):
+        with _errors(context, request.migration):
             return wire.report_to_wire(self._holder.freeze(request.migration))
 
     def Send(self, request_iterator: Iterator[pb.ImagePiece], context: grpc.ServicerContext) -> pb.Report:
-        with _errors(context):
-            first = next(request_iterator, None)
+        first = next(request_iterator, None)
+        with _errors(context, first.migration if first is not None else ""):
             if first is None:
                 raise MigratorError("no image was sent")
             messages = itertools.chain([first], request_iterator)
@@ -78,51 +79,54 @@ class Servicer(PeerServicer):
             )
 
     def Restore(self, request: pb.RestoreRequest, context: grpc.ServicerContext) -> pb.Report:
-        with _errors(context):
+        with _errors(context, request.migration):
             return wire.report_to_wire(
                 self._holder.restore(request.migration, wire.touched_from_wire(request), request.pages)
             )
 
     def Commit(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Report:
-        with _errors(context):
+        with _errors(context, request.migration):
             return wire.report_to_wire(self._holder.commit(request.migration))
 
     def Pages(self, request: pb.Word, context: grpc.ServicerContext) -> pb.PagesReply:
-        with _errors(context):
+        with _errors(context, request.migration):
             return pb.PagesReply(complete=self._holder.pages(request.migration))
 
     def Abort(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Done:
-        with _errors(context):
+        with _errors(context, request.migration):
             self._holder.abort(request.migration)
             return pb.Done()
 
     def Hydrate(self, request: pb.Word, context: grpc.ServicerContext) -> Iterator[pb.Progress]:
-        with _errors(context):
+        with _errors(context, request.migration):
             for progress in self._holder.hydrate(request.migration):
                 yield wire.progress_to_wire(progress)
 
     def Verify(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Done:
-        with _errors(context):
+        with _errors(context, request.migration):
             self._holder.verify(request.migration)
             return pb.Done()
 
     def Detach(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Done:
-        with _errors(context):
+        with _errors(context, request.migration):
             self._holder.detach(request.migration)
             return pb.Done()
 
     def Standing(self, request: pb.Word, context: grpc.ServicerContext) -> pb.StandingReply:
-        with _errors(context):
+        with _errors(context, request.migration):
             return pb.StandingReply(hold=self._holder.standing(request.migration))
 
     def Outcome(self, request: pb.Word, context: grpc.ServicerContext) -> pb.OutcomeReply:
-        with _errors(context):
+        with _errors(context, request.migration):
             return pb.OutcomeReply(outcome=_OUTCOMES[self._outcome_of(request.migration)])
 
 
 @contextmanager
-def _errors(context: grpc.ServicerContext) -> Iterator[None]:
-    """What we raise becomes a status with the error's parts in metadata."""
+def _errors(context: grpc.ServicerContext, migration: str = "") -> Iterator[None]:
+    """What we raise becomes a status with the error's parts in metadata; what is logged meanwhile names MIGRATION."""
+    clear_contextvars()  # the thread served others before
+    if migration:
+        bind_contextvars(migration=migration)
     try:
         yield
     except MigratorError as error:

@@ -47,6 +47,8 @@ DAEMON_SECONDS: Final = 60.0
 # A verification reads all of both disks and says nothing meanwhile: 8 TiB on disks of 100 MB/s.
 VERIFY_SECONDS: Final = 86400.0
 
+TELL_SECONDS: Final = 0.25  # between two words of how far the images are
+
 # How long a target lets the source wait for "all memory is here" before it says "not yet".
 PAGES_SECONDS: Final = 2.0
 

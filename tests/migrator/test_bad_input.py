@@ -245,6 +245,8 @@ def test_unknown_migration(scene: Scene) -> None:
     check(scene, ["status", "nothing"], 19, "no migration nothing")
     check(scene, ["status", "../../etc/passwd", "--json"], 19)
     check(scene, ["status", "nothing", "--watch"], 19, "not under way")
+    check(scene, ["status", "--watch"], 19, "under way")
+    check(scene, ["timeline", "nothing"], 19, "no migration")
 
 
 @pytest.mark.parametrize(

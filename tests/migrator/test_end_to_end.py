@@ -39,6 +39,14 @@ def test_redis_moves_under_its_client_and_its_source_may_die(lab: Lab) -> None:
         assert [each["id"] for each in listed["containers"]] == ["redis"]
         assert [each["migration"] for each in listed["migrations"]] == [migration]
 
+        for agent in (a, b):
+            lines = agent.log().splitlines()
+            assert [line for line in lines if f"migration={migration}" not in line] == []
+            assert lines
+        assert "<svg" in a.migrator("timeline", migration, "--svg", "-").stdout
+        assert events(a.migrator("timeline", migration, "--json"))[0] == result["timeline"]
+        assert "client's gap" in a.migrator("timeline", migration).stdout
+
         a.host.kill()
         client.wait_replies(100)
         redis.rewrite(b.host, address)
