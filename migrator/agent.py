@@ -22,6 +22,7 @@ from migrator.core.errors import CannotListen, MigratorError
 from migrator.core.plan import Options
 from migrator.disk import VoyfsDisk
 from migrator.holder import Holder, TargetPorts
+from migrator.hooks import ProgramHooks
 from migrator.inspector import HostInspector
 from migrator.journal import FileJournal
 from migrator.local import LocalServer, Reply
@@ -48,6 +49,7 @@ class Settings:
     runtime: RuntimeCommand
     voyfs: tuple[str, ...]
     metrics: str = ""  # HOST:PORT to answer Prometheus at; empty: nowhere
+    hooks: Path | None = None  # directory of the operator's programs
 
 
 class Agent:
@@ -72,12 +74,13 @@ class Agent:
         network = VethNetwork()
         journal = FileJournal(settings.state / "journal")
         inspector = HostInspector(settings.material)
+        hooks = ProgramHooks(settings.hooks)
         self._holder = Holder(
-            TargetPorts(self._runtime, network, self._disk, self._clock, journal, inspector),
+            TargetPorts(self._runtime, network, self._disk, self._clock, journal, inspector, hooks),
             PurePosixPath(settings.state),
         )
         self._migrations = Migrations(
-            SourcePorts(self._runtime, network, self._disk, self._clock, inspector),
+            SourcePorts(self._runtime, network, self._disk, self._clock, inspector, hooks),
             journal,
             self._holder,
             self._connect,

@@ -19,6 +19,7 @@ from migrator.core import picture
 from migrator.core.address import DEFAULT_PORT, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
 from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigrationUnknown, MigratorError, by_kind, describe
+from migrator.core.hook import Mode
 from migrator.core.memory import Memory
 from migrator.core.volumes import CHOICES
 
@@ -45,6 +46,14 @@ Volumes = Annotated[
     ),
 ]
 
+NetworkMode = Annotated[
+    Mode,
+    typer.Option(
+        help="veth: the pair on a bridge moves, connections go on. none: nothing but lo there. host: the host's, here "
+        "and there. hooks: programs of yours move it."
+    ),
+]
+
 
 @app.command()
 def agent(
@@ -58,6 +67,9 @@ def agent(
     ca: Annotated[Path | None, typer.Option(help="PEM file with the CA that signed all agents' certificates.")] = None,
     runtime: Annotated[str, typer.Option(help="The OCI runtime to use.")] = "runc",
     runtime_root: Annotated[Path | None, typer.Option(help="Directory of its state, if not its default.")] = None,
+    hooks: Annotated[
+        Path | None, typer.Option(help="Directory of programs to run at the turns of a migration; see OPERATIONS.md.")
+    ] = None,
     voyfs: Annotated[str | None, typer.Option(help="The voyfs program, if not the one installed with this.")] = None,
     metrics: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
@@ -71,7 +83,8 @@ def agent(
     material = Tls(cert.absolute(), key.absolute(), ca.absolute()) if cert and key and ca else None
     program = (voyfs,) if voyfs else (sys.executable, "-m", "voyfs.cli")
     command = RuntimeCommand(runtime, runtime_root.absolute() if runtime_root else None)
-    run(Settings(listen, state.absolute(), socket.absolute(), material, command, program, metrics))
+    places = (state.absolute(), socket.absolute())
+    run(Settings(listen, *places, material, command, program, metrics, hooks and hooks.absolute()))
 
 
 @app.command()
@@ -83,6 +96,7 @@ def migrate(
         bool, typer.Option("--remove-source", help="Delete the container's root directory on this host at the end.")
     ] = False,
     volume: Volumes = None,
+    network: NetworkMode = Mode.VETH,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
     memory: Annotated[
         Memory,
@@ -95,9 +109,15 @@ def migrate(
     _require_address(target)
     volumes = _choices(volume)
     if dry_run:
-        _check(socket, as_json, container, target, volumes)
+        _check(socket, as_json, container, target, {"volumes": volumes, "network": network})
         return
-    options = {"verify": verify, "remove_source": remove_source, "volumes": volumes, "memory": str(memory)}
+    options = {
+        "verify": verify,
+        "remove_source": remove_source,
+        "volumes": volumes,
+        "network": network,
+        "memory": str(memory),
+    }
     _follow(socket, as_json, "migrate", container=container, target=target, options=options)
 
 
@@ -106,12 +126,13 @@ def check(
     container: Annotated[str, typer.Argument(help="Name (ID) of a running container of this host.")],
     target: Annotated[str, typer.Argument(metavar="TARGET[:PORT]", help="The agent of the host it would go to.")],
     volume: Volumes = None,
+    network: NetworkMode = Mode.VETH,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Says whether a container could be moved, and what it would cost; touches nothing."""
     _require_address(target)
-    _check(socket, as_json, container, target, _choices(volume))
+    _check(socket, as_json, container, target, {"volumes": _choices(volume), "network": network})
 
 
 @app.command()
@@ -195,9 +216,9 @@ def _choices(given: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _check(socket: Path, as_json: bool, container: str, target: str, volumes: Mapping[str, str]) -> None:
+def _check(socket: Path, as_json: bool, container: str, target: str, options: Mapping[str, Any]) -> None:
     """Show what a migration would find; raises CheckFailed if it could not be made."""
-    *_, reply = local.call(socket, "check", container=container, target=target, options={"volumes": volumes})
+    *_, reply = local.call(socket, "check", container=container, target=target, options=options)
     found = reply["survey"]
     if as_json:
         _print_json(found)

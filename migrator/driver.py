@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from migrator.core import limits, memory, preflight
 from migrator.core.errors import Lost, MigratorError, PeerUnreachable, Stranded, Unfinished, describe
+from migrator.core.hook import Mode, Stage
 from migrator.core.identity import Identity
 from migrator.core.memory import Memory
 from migrator.core.phases import Hold, Phase, Step, source_step
@@ -88,7 +89,7 @@ class Driver:
         self._record = self._journal()
         try:
             self._ports.runtime.settle(self.task.migration)
-            if identity is not None:
+            if identity is not None and not identity.is_bare:
                 self._link = self._ports.network.source(identity)
             error = MigratorError("the agent was restarted before the commit", remedy="start the migration anew")
             with self._recorder.phase(Phase.ROLLBACK):
@@ -120,7 +121,7 @@ class Driver:
         container, identity = self._container, self._identity = subject.container, subject.identity
         with step(Phase.PREPARE, "export"):
             self._exports = Exports.start(ports.disk, subject.trees, task.listen_host)
-        if identity is not None:
+        if identity is not None and not identity.is_bare:
             self._link = ports.network.source(identity)
         with step(Phase.PREPARE, "working set"):
             order = order_for(task, ports, subject, self._exports.addresses)
@@ -138,10 +139,12 @@ class Driver:
         called = self._recorder.now()
         self._recorder.remote(Phase.PREPARE, called, self._peer.prepare(order))
         serve_on = task.listen_host if mode is Memory.POST_COPY else ""
-        self._dump = ports.runtime.prepare_dump(container, task.migration, serve_on)
+        keeps = Mode(task.options.network).keeps_connections
+        self._dump = ports.runtime.prepare_dump(container, task.migration, serve_on, connections=keeps)
         if mode is Memory.PRE_COPY:
             self._move_ahead(self._dump)
         self._check_stopping()
+        ports.hooks.run(Stage.BEFORE_FREEZE, self._facts())
         self._advance(Step.PREPARED, durable=True)
 
     def _move_ahead(self, dump: Dump) -> None:
@@ -153,6 +156,26 @@ class Driver:
             with self._recorder.step(Phase.PREPARE, f"memory, round {len(rounds) + 1}") as step:
                 self._peer.send(self.task.migration, self._told(dump.round(), step, Phase.PREPARE))
             rounds.append((step.bytes, self._recorder.now() - start))
+
+    def _facts(self) -> dict[str, Any]:
+        """For hooks."""
+        assert self._container is not None
+        return {
+            "side": "source",
+            "migration": self.task.migration,
+            "container": self._container.name,
+            "peer": self._peer.address,
+            "bundle": self._container.bundle,
+            "network": self.task.options.network,
+            "identity": self._identity.to_json() if self._identity else None,
+        }
+
+    def _run_hook(self, stage: Stage) -> None:
+        """Where nothing depends on its success any more."""
+        try:
+            self._ports.hooks.run(stage, self._facts())
+        except MigratorError as error:
+            self._recorder.tell("note", text=error.message)
 
     # The freeze: nothing here that could have been done before.
 
@@ -217,6 +240,7 @@ class Driver:
         if self._dump is None or self._dump.pages:  # None: an earlier run of the agent made it
             self._insist(self._wait_pages, MigratorError)
         self._insist(self._destroy, MigratorError)
+        self._run_hook(Stage.AFTER_COMMIT)
         self._advance(Step.OPENED, durable=True)
 
     def _open(self) -> None:
@@ -261,7 +285,7 @@ class Driver:
         assert self._container is not None
         with self._recorder.step(Phase.COMMIT, "destroy the source's copy"):
             self._ports.runtime.destroy(self._container.name, self._container.bundle)
-            if self._identity is not None:
+            if self._identity is not None and not self._identity.is_bare:  # else it is not ours
                 self._ports.network.remove(self._identity)
 
     def _insist(self, act: Callable[[], None], failure: type[MigratorError] = PeerUnreachable) -> None:
@@ -359,6 +383,8 @@ class Driver:
                 self._exports.stop()
             if aborting is not None:
                 aborting.result()
+        if self._record is not None:
+            self._run_hook(Stage.ON_ABORT)
         self._advance_anyway(Step.RESUMED)
 
     def _advance_anyway(self, step: Step, **facts: Any) -> None:

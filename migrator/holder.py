@@ -19,6 +19,7 @@ import structlog
 from migrator import mounting
 from migrator.core import bundle, limits
 from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
+from migrator.core.hook import Mode, Stage
 from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import TARGET_COPY, Copy, Hold, Word, target_step
@@ -27,6 +28,7 @@ from migrator.core.preflight import TargetFacts
 from migrator.ports import (
     Clock,
     Disk,
+    Hooks,
     Inspector,
     Journal,
     Mounted,
@@ -52,6 +54,7 @@ class TargetPorts:
     clock: Clock
     journal: Journal
     inspector: Inspector
+    hooks: Hooks
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Move:
     restore: Restore | None = None
     identity: Identity | None = None
     claimed: bool = False  # whether the directory is ours
+    network: str = Mode.VETH
     lost: bool = False  # it was held, and the copy is gone
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -175,6 +179,9 @@ class Holder:
         with steps.step("prefetch"):
             move.mounted.prefetch(order.fetch)
             move.mounted.look_up(order.look_up)
+        move.network = order.network
+        move.record.write(move.hold, network_mode=order.network)
+        self._ports.hooks.run(Stage.BEFORE_FREEZE, _facts(move))
 
     def freeze(self, migration: str) -> Report:
         """The source is frozen and cut: correct the disk, hold the frames."""
@@ -212,8 +219,17 @@ class Holder:
                 move.restore.restore(pages)
             with steps.step("times"):
                 move.mounted.set_times(touched)
+            with steps.step("hook"):
+                self._ports.hooks.run(Stage.AFTER_RESTORE, _facts(move))
             move.enter(Word.RESTORED)
         return steps.report()
+
+    def _run_hook(self, stage: Stage, move: Move) -> None:
+        """Where nothing depends on its success any more."""
+        try:
+            self._ports.hooks.run(stage, _facts(move))
+        except MigratorError as error:
+            log.error("a hook failed", migration=move.migration, error=error.message)
 
     def commit(self, migration: str) -> Report:
         """Open the network and let the copy run."""
@@ -241,6 +257,7 @@ class Holder:
                 if (ago := move.link.answered(limits.ANSWER_SECONDS)) is not None:
                     answered = self._ports.clock.now() - ago
                 move.link.close()
+            self._run_hook(Stage.AFTER_COMMIT, move)
         return steps.report(since=opened, answered=answered)
 
     def pages(self, migration: str) -> bool:
@@ -331,6 +348,7 @@ class Holder:
         move.record = ports.journal.reopen(migration)
         move.hold = Hold(history[-1]["decision"])
         for entry in history:
+            move.network = entry.get("network_mode", move.network)
             if "network" in entry:
                 move.identity = Identity.from_json(entry["network"])
         with self._lock:
@@ -380,6 +398,8 @@ class Holder:
             self._ports.disk.remove(move.directory)
         if problems:
             raise problems[0]
+        if move.hold is not Hold.DISCARDED:  # "abort" may come again
+            self._run_hook(Stage.ON_ABORT, move)
         if move.record is not None:
             move.enter(Word.ABORT)
         move.hold = Hold.DISCARDED
@@ -418,6 +438,19 @@ class Holder:
             if move.hold not in holds:
                 raise Refused(f"migration {migration} is '{move.hold}' here, not '{holds[0]}'")
             yield move
+
+
+def _facts(move: Move) -> dict[str, Any]:
+    """For hooks."""
+    return {
+        "side": "target",
+        "migration": move.migration,
+        "container": move.container,
+        "peer": move.source_agent,
+        "bundle": move.directory,
+        "network": move.network,
+        "identity": move.identity.to_json() if move.identity else None,
+    }
 
 
 _ENDED = frozenset({Hold.DETACHED, Hold.DISCARDED})

@@ -9,12 +9,13 @@ import ipaddress
 import os
 from typing import Any, Final
 
-from migrator import netlink
+from migrator import bare, netlink
 from migrator.core import bundle
 from migrator.core.errors import NetworkFailed, Unsupported
 from migrator.core.identity import Address, Identity, Route
 from migrator.core.plan import Container
 from migrator.netlink import Namespace, link_kind
+from migrator.ports import TargetLink
 from migrator.veth import VethSource, VethTarget
 
 RT_TABLE_MAIN: Final = 254
@@ -56,6 +57,8 @@ class VethNetwork:
 
     def conflicts(self, identity: Identity) -> tuple[bool, bool, bool, tuple[str, ...]]:
         """See ports.Network."""
+        if identity.is_bare:
+            return os.path.lexists(identity.namespace), False, True, ()
         outside = Namespace()
         try:
             links = {link.get_attr("IFLA_IFNAME"): link for link in outside.links()}
@@ -72,8 +75,10 @@ class VethNetwork:
         finally:
             outside.close()
 
-    def build(self, identity: Identity) -> VethTarget:
+    def build(self, identity: Identity) -> TargetLink:
         """Make it, closed. What is there already is an error, and stays."""
+        if identity.is_bare:
+            return bare.build(identity.namespace)
         inside = Namespace(identity.namespace, create=True)
         try:
             outside = Namespace()
@@ -89,15 +94,15 @@ class VethNetwork:
         finally:
             inside.close()
 
-    def target(self, identity: Identity) -> VethTarget:
+    def target(self, identity: Identity) -> TargetLink:
         """Take hold of one that an earlier run of the agent made."""
-        return VethTarget(identity)
+        return bare.BareTarget() if identity.is_bare else VethTarget(identity)
 
     def remove(self, identity: Identity) -> None:
         """See ports.Network. The pair goes first: a namespace in use lives on without its path."""
         outside = Namespace()
         try:
-            index = outside.index_of(identity.port)
+            index = None if identity.is_bare else outside.index_of(identity.port)
             if index is not None:
                 outside.call(lambda: outside.route.link("del", index=index), f"removing {identity.port}")
         finally:

@@ -139,7 +139,7 @@ class GrpcPeer:
 
     def commit(self, migration: str) -> Report:
         """See ports.Peer."""
-        return self._word(self._stub.Commit, migration, limits.CALL_SECONDS)
+        return self._word(self._stub.Commit, migration, limits.CALL_SECONDS + limits.HOOK_SECONDS)
 
     def pages(self, migration: str) -> bool:
         """See ports.Peer."""

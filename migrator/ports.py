@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from migrator.core.hook import Stage
 from migrator.core.host import Needs, Traits
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Outcome
@@ -86,8 +87,13 @@ class Runtime(Protocol):
         VOLUMES: what moves like the root, directories of this host by where they are mounted.
         """
 
-    def prepare_dump(self, container: Container, migration: str, serve_on: str = "") -> Dump:
-        """Make room for its images. SERVE_ON: this host's address where pages will be fetched, if they follow later."""
+    def prepare_dump(
+        self, container: Container, migration: str, serve_on: str = "", *, connections: bool = True
+    ) -> Dump:
+        """Make room for its images; with its TCP CONNECTIONS, or they are closed.
+
+        SERVE_ON: this host's address where pages will be fetched, if they follow later.
+        """
 
     def pause(self, container: Container) -> None:
         """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen."""
@@ -314,6 +320,13 @@ class Disk(Protocol):
 
     def make_empty(self, path: str, *, directory: bool) -> None:
         """Make an empty directory or file, with its parents. Raises DiskFailed."""
+
+
+class Hooks(Protocol):
+    """Programs of this host's operator."""
+
+    def run(self, stage: Stage, facts: Mapping[str, Any]) -> None:
+        """Run the one of STAGE, if there is one, to its end. Raises HookFailed where it fails or takes too long."""
 
 
 class Record(Protocol):

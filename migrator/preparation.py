@@ -11,6 +11,7 @@ from typing import Any
 
 from migrator.core import bundle, memory, preflight, suitability
 from migrator.core.errors import PeerRefused, PeerUnreachable, Unsupported
+from migrator.core.hook import Mode
 from migrator.core.identity import Identity
 from migrator.core.memory import Means, Memory
 from migrator.core.plan import Container, Options, Order
@@ -18,7 +19,7 @@ from migrator.core.prediction import Link, Load, Prediction, predict
 from migrator.core.preflight import Row, SourceFacts
 from migrator.core.timeline import human_bytes
 from migrator.core.volumes import Kind, Volume, classify, lazy
-from migrator.ports import Clock, Disk, Inspector, Network, Peer, Runtime
+from migrator.ports import Clock, Disk, Hooks, Inspector, Network, Peer, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class SourcePorts:
     disk: Disk
     clock: Clock
     inspector: Inspector
+    hooks: Hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,7 @@ def survey(name: str, options: Options, ports: SourcePorts, peer: Peer) -> Surve
     container = ports.runtime.inspect(name)
     contents = ports.runtime.host_files(container)
     sizes = {path: len(content) for path, content in contents.items()}
-    identity, network_problem = None, ""
-    try:
-        identity = ports.network.examine(container)
-    except Unsupported as error:
-        network_problem = error.message
+    identity, network_problem = _network(container, Mode(options.network), ports)
     places = ports.inspector.places([bind.source for bind in bundle.bind_mounts(container.config, {})])
     volumes = tuple(classify(container.config, places, sizes, options.volumes))
     host = replace(ports.runtime.facts("source", ports.disk.problem()), traits=ports.inspector.traits())
@@ -120,6 +118,23 @@ def _memory_row(mode: Memory, means: Means) -> Row:
     return Row(f"memory: {mode}", "both", found=f"not possible: {why}; {remedy}" if why else "possible")
 
 
+def _network(container: Container, mode: Mode, ports: SourcePorts) -> tuple[Identity | None, str]:
+    """The identity that the target builds, and why it cannot."""
+    path = bundle.network_namespace(container.config)
+    if mode is Mode.VETH:
+        try:
+            return ports.network.examine(container), ""
+        except Unsupported as error:
+            return None, error.message
+    if mode is Mode.HOST:
+        return None, "" if path is None else f"container {container.name} does not use the host's network"
+    if path is None:
+        return None, f"container {container.name} uses the host's network, which moves as --network host alone"
+    if not path:
+        return None, f"the runtime made the network namespace of container {container.name}"
+    return Identity.bare(path), ""
+
+
 def _link_text(address: str, link: Link) -> str:
     return f"{address}, {human_bytes(link.rate)}/s, a word there and back takes {link.round_trip * 1000:.1f} ms"
 
@@ -143,4 +158,5 @@ def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequenc
         pipes=container.pipes,
         image_bytes=preflight.image_bytes(container.memory_bytes),
         source_agent=task.source_agent,
+        network=task.options.network,
     )

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from migrator import images, leftovers, procs, syscalls
 from migrator.core import bundle, limits, warm
 from migrator.core.argv import RuntimeCommand, Tls, criu_options
 from migrator.core.errors import ContainerNotRunning, ContainerUnknown, RuntimeFailed
+from migrator.core.hook import Mode
 from migrator.core.plan import Container, Order, is_name
 from migrator.core.preflight import HostFacts
 from migrator.core.volumes import owner
@@ -39,9 +41,11 @@ class OciRuntime:
         """
         self._command = command
         self._run = run_directory
-        options = run_directory / "criu.conf"
+        options, closing = run_directory / "criu.conf", run_directory / "criu-closing.conf"
         options.write_text(criu_options(tls))
+        closing.write_text(criu_options(tls) + "tcp-close\n")
         self._tool = Tool(CRIU_CONFIG_FILE=str(options))
+        self._closing = Tool(CRIU_CONFIG_FILE=str(closing))  # for containers whose connections cannot go on
 
     def facts(self, host: str, voyfs_problem: str) -> HostFacts:
         """It also leaves CRIU's cache of kernel features warm, which its first run fills."""
@@ -130,10 +134,12 @@ class OciRuntime:
 
         return [path for path in fetch if size(path) <= limits.WARM_FILE_BYTES], [*look_up, *volumes]
 
-    def prepare_dump(self, container: Container, migration: str, serve_on: str = "") -> RuntimeDump:
+    def prepare_dump(
+        self, container: Container, migration: str, serve_on: str = "", *, connections: bool = True
+    ) -> RuntimeDump:
         """See ports.Runtime."""
         room = images.Room(self._run / f"dump-{migration}").make()
-        return RuntimeDump(self._command, self._tool, container, room, serve_on)
+        return RuntimeDump(*self._with(connections), container, room, serve_on)
 
     def pause(self, container: Container) -> None:
         """See ports.Runtime."""
@@ -183,7 +189,8 @@ class OciRuntime:
 
     def prepare_restore(self, order: Order, directory: str, config: Mapping[str, Any]) -> RuntimeRestore:
         """See ports.Runtime."""
-        restore = self._restore(order.migration, order.container, directory)
+        keeps = Mode(order.network).keeps_connections
+        restore = self._restore(order.migration, order.container, directory, connections=keeps)
         restore.room.make()
         try:
             restore.make_bundle(config, order)
@@ -196,9 +203,15 @@ class OciRuntime:
         """See ports.Runtime."""
         return self._restore(migration, container, directory)
 
-    def _restore(self, migration: str, container: str, directory: str) -> RuntimeRestore:
+    def _restore(self, migration: str, container: str, directory: str, *, connections: bool = True) -> RuntimeRestore:
         room = images.Room(self._run / f"restore-{migration}")
-        return RuntimeRestore(self._command, self._tool, container, Path(directory), room, self.destroy)
+        return RuntimeRestore(*self._with(connections), container, Path(directory), room, self.destroy)
+
+    def _with(self, connections: bool) -> tuple[RuntimeCommand, Tool]:
+        """How the runtime, and CRIU below it, are told to keep connections, or to close them."""
+        if connections:
+            return self._command, self._tool
+        return replace(self._command, connections=False), self._closing
 
     def _state(self, name: str) -> dict[str, Any] | None:
         """None: there is no such container. Raises RuntimeFailed where the runtime cannot tell."""

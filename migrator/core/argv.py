@@ -15,9 +15,14 @@ class RuntimeCommand:
 
     program: str = "runc"
     root: PurePath | None = None
+    connections: bool = True  # whether established TCP connections are dumped and restored
 
     def _words(self, *words: str) -> list[str]:
         return [self.program, *(["--root", str(self.root)] if self.root else []), *words]
+
+    @property
+    def _tcp(self) -> list[str]:
+        return ["--tcp-established"] if self.connections else []
 
     def version(self) -> list[str]:
         """Print the version."""
@@ -42,7 +47,7 @@ class RuntimeCommand:
     def checkpoint(self, name: str, images: PurePath, work: PurePath, parent: str = "") -> list[str]:
         """Write the images of a container, which stays as it is: paused. PARENT: images before, seen from IMAGES."""
         return self._words(
-            "checkpoint", "--leave-running", "--tcp-established", "--file-locks",
+            "checkpoint", "--leave-running", *self._tcp, "--file-locks",
             *(["--parent-path", parent] if parent else []),
             "--image-path", str(images), "--work-path", str(work), name,
         )  # fmt: skip
@@ -60,7 +65,7 @@ class RuntimeCommand:
         It writes to the descriptor READY when the images are there and the pages can be fetched.
         """
         return self._words(
-            "checkpoint", "--leave-running", "--tcp-established", "--file-locks",
+            "checkpoint", "--leave-running", *self._tcp, "--file-locks",
             "--lazy-pages", "--page-server", serve, "--status-fd", str(ready),
             "--image-path", str(images), "--work-path", str(work), name,
         )  # fmt: skip
@@ -70,7 +75,7 @@ class RuntimeCommand:
     ) -> list[str]:
         """Bring a container back from its images, detached; LAZILY, while its pages are still elsewhere."""
         return self._words(
-            "restore", "--detach", "--tcp-established", "--file-locks", *(["--lazy-pages"] if lazily else []),
+            "restore", "--detach", *self._tcp, "--file-locks", *(["--lazy-pages"] if lazily else []),
             "--bundle", str(bundle), "--image-path", str(images), "--work-path", str(work),
             "--pid-file", str(pid_file), name,
         )  # fmt: skip

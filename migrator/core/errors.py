@@ -166,6 +166,12 @@ class CheckFailed(MigratorError):
     status, meaning = 31, "a check of both ends failed; nothing was touched"
 
 
+class HookFailed(MigratorError):
+    """A program of the operator's, run at a turn of the migration."""
+
+    status, meaning = 34, "a hook failed; the container runs on the source"
+
+
 def _classes(base: type[MigratorError]) -> list[type[MigratorError]]:
     return [base, *(found for child in base.__subclasses__() for found in _classes(child))]
 

@@ -43,6 +43,16 @@ class Identity:
     bridge: str  # name of the bridge that the host's end is plugged into
     index: int = 0  # of the container's interface, which its sockets may refer to; 0: any
 
+    @classmethod
+    def bare(cls, namespace: str) -> Identity:
+        """A namespace with nothing but lo in it."""
+        return cls(namespace, "", "", 0, (), (), "", "", "")
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing but lo."""
+        return not self.port
+
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)

@@ -31,6 +31,9 @@ LOG_LINES: Final = 12  # of CRIU's log in an error: the failure and what led to 
 LINK_SECONDS: Final = 0.25
 LINK_BYTES: Final = 32 * MIB
 
+# A hook makes an interface or tells a load balancer. Two of them may run in a call that the source waits for.
+HOOK_SECONDS: Final = 10.0
+
 # Answers that need no work on the other side; a round trip takes at most seconds on a link that is usable at all.
 CALL_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 5.0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from migrator.core.hook import Mode
 from migrator.core.identity import Identity
 from migrator.core.volumes import Volume
 
@@ -62,6 +63,7 @@ class Order:
     pipes: tuple[int, ...] = ()
     image_bytes: int = 0  # expected
     source_agent: str = ""  # HOST:PORT, to ask for the decision
+    network: str = Mode.VETH  # a core.hook.Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Options:
     remove_source: bool = False  # delete the source's root directory at the end
     volumes: Mapping[str, str] = field(default_factory=dict)  # by destination: the kind of core.volumes to treat it as
     memory: str = "auto"  # a core.memory.Memory
+    network: str = Mode.VETH  # how the network is treated: a core.hook.Mode
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

@@ -172,7 +172,7 @@ class Filler(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "volume_exports")
+    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports")
     class FilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class PrepareRequest(_message.Message):
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SOURCE_AGENT_FIELD_NUMBER: _ClassVar[int]
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     VOLUME_EXPORTS_FIELD_NUMBER: _ClassVar[int]
     migration: str
     container: str
@@ -205,8 +206,9 @@ class PrepareRequest(_message.Message):
     image_bytes: int
     source_agent: str
     volumes: _containers.RepeatedScalarFieldContainer[bytes]
+    network: str
     volume_exports: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., volume_exports: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ImagePiece(_message.Message):
     __slots__ = ("migration", "name", "offset", "data", "last", "digest")

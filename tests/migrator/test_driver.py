@@ -131,6 +131,7 @@ def test_nothing_but_the_needed_happens_in_the_freeze() -> None:
             "target: journal restoring",
             "target: restore",
             "target: set times",
+            "target: hook after-restore",
             "target: journal held",
             "source: journal commit",
             "link: commit",

@@ -15,6 +15,7 @@ from typing import Any
 from migrator.core.errors import (
     ContainerUnknown,
     DiskFailed,
+    HookFailed,
     Lost,
     MigrationUnknown,
     MigratorError,
@@ -22,6 +23,7 @@ from migrator.core.errors import (
     PeerUnreachable,
     RuntimeFailed,
 )
+from migrator.core.hook import Stage
 from migrator.core.host import Needs, Traits
 from migrator.core.identity import Address, Identity
 from migrator.core.phases import Hold, Outcome
@@ -295,7 +297,9 @@ class FakeRuntime:
     def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
         return ["/bin/box"], ["/data"]
 
-    def prepare_dump(self, container: Container, migration: str, serve_on: str = "") -> FakeDump:
+    def prepare_dump(
+        self, container: Container, migration: str, serve_on: str = "", *, connections: bool = True
+    ) -> FakeDump:
         with self.world.act("source: prepare dump", RuntimeFailed, whole=True):
             self.world.dump_room = True
         return FakeDump(self.world, f"{serve_on}:7001" if serve_on else "")
@@ -545,6 +549,22 @@ class FakeInspector:
 
 
 @dataclass
+class FakeHooks:
+    world: World
+    side: str
+
+    def run(self, stage: Stage, facts: Mapping[str, Any]) -> None:
+        assert facts["side"] == self.side
+        with self.world.act(f"{self.side}: hook {stage}", HookFailed):
+            if stage is Stage.BEFORE_FREEZE:
+                assert self.world.source == "running"
+            if stage is Stage.AFTER_RESTORE:
+                assert (self.world.source, self.world.target) == ("paused", "held")
+            if stage is Stage.AFTER_COMMIT:
+                assert self.world.target == "running"
+
+
+@dataclass
 class FakePeer:
     """The link: a word may be lost on its way there (it had no effect) or on its way back (it had)."""
 
@@ -619,6 +639,7 @@ def make_holder(world: World) -> Holder:
         FakeClock(),
         FakeJournal(world, "target"),
         FakeInspector(),
+        FakeHooks(world, "target"),
     )
     return Holder(ports, PurePosixPath("/var/lib/migrator"))
 
@@ -626,7 +647,12 @@ def make_holder(world: World) -> Holder:
 def make_ports(world: World) -> SourcePorts:
     """What the source acts through."""
     return SourcePorts(
-        FakeRuntime(world, "source"), FakeNetwork(world, "source"), FakeDisk(world), FakeClock(), FakeInspector()
+        FakeRuntime(world, "source"),
+        FakeNetwork(world, "source"),
+        FakeDisk(world),
+        FakeClock(),
+        FakeInspector(),
+        FakeHooks(world, "source"),
     )
 
 
