@@ -10,10 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from voyfs.core.limits import KEPT_BYTES
 from voyfs.rpc.address import parse_address, require_secure
 from voyfs.rpc.server import BlockServer
 from voyfs.rpc.tls import TlsFiles
 from voyfs.rpc.tree import Tree
+from voyfs.syscalls import keep_freed_memory
 
 DEFAULT_LISTEN = "127.0.0.1:7400"
 
@@ -36,6 +38,7 @@ def serve(
     """
     address = parse_address(listen)
     require_secure(address, tls)
+    keep_freed_memory(KEPT_BYTES)
     over = threading.Event()
     tree = Tree(path)
     try:

@@ -19,6 +19,7 @@ import trio
 
 from voyfs.core.changes import Change
 from voyfs.handshake import HEADER_IN, HEADER_OUT, INIT_IN, MAJOR, MAX_WRITE, MINOR, OP_INIT
+from voyfs.syscalls import keep_freed_memory
 
 _OP_FORGET = 2
 # Calls that must not be carried out twice: what they are, and the size of what precedes their names.
@@ -54,7 +55,6 @@ _READ_BYTES = MAX_WRITE + (1 << 16)
 # Buffers for calls that are kept in memory: pyfuse3 has 8 tasks that read when all is quiet, and one more for each
 # call that waits. Beyond these, a kill at the very moment when a buffer is first used may cost its caller an EIO.
 _BUFFERS = 16
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _MAX_AGAIN = 4096  # more calls than the kernel lets this connection have under way
 _SO_SNDBUFFORCE = 32
 
@@ -133,13 +133,12 @@ def keep_buffers_resident() -> None:
     and the call is sent again. libfuse takes its buffers from malloc, so malloc is given the pages beforehand, and told
     to take the buffers from there and to return nothing.
     """
+    size = _BUFFERS * _READ_BYTES
+    keep_freed_memory(4 * size)
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    size = _BUFFERS * _READ_BYTES
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most that it takes: half an arena
-    libc.mallopt(_M_TRIM_THRESHOLD, 4 * size)
     block = libc.malloc(size)
     ctypes.memset(block, 1, size)
     libc.free(block)

@@ -16,7 +16,7 @@ from tests.rpc.support import in_mount_namespace, mount, open_descriptors
 from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import ExportError
 from voyfs.core.extents import Extent
-from voyfs.core.limits import ENTRY_XATTR_BYTES
+from voyfs.core.limits import CHUNK, ENTRY_XATTR_BYTES
 from voyfs.rpc import openat, tree
 from voyfs.rpc.pages import walk
 from voyfs.rpc.reader import open_file
@@ -309,16 +309,43 @@ def test_a_version_is_read_only_once_its_stamp_cannot_recur(
 
 
 def test_without_seeking_for_holes_all_is_data(export: Path, offered: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = b"a" * 4096, b"z" * 4096
     with open(export / "file", "wb") as file:
-        file.truncate(1 << 20)
+        file.write(ends[0])
+        file.seek((1 << 17) - 4096)
+        file.write(ends[1])
 
     def unsupported(*_: int) -> int:
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "lseek", unsupported)
     with open_file(offered, b"file", None) as opened:
-        runs = list(opened.runs(Extent(5, 1 << 20)))
-    assert b"".join(run.data or b"?" for run in runs) == bytes((1 << 20) - 5)
+        (run,) = opened.runs(Extent(0, 1 << 17))
+    assert run.data == ends[0] + bytes((1 << 17) - 8192) + ends[1]
+
+
+def test_holes_are_looked_for_only_where_some_can_be(
+    export: Path, offered: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (export / "file").write_bytes(b"f" * 300_000)
+
+    def asked(*_: int) -> int:
+        raise AssertionError("this file has no holes")
+
+    monkeypatch.setattr(os, "lseek", asked)
+    assert content(offered, b"file") == b"f" * 300_000
+
+
+@pytest.mark.parametrize("zeros", [[0], [1, 2], [0, 3], [3, 4], [0, 1, 2, 3, 4], [4]])
+def test_whole_chunks_of_zeros_are_not_sent(export: Path, offered: Tree, zeros: list[int]) -> None:
+    """The last one is shorter than a chunk, and is sent."""
+    parts = [(b"\0" if index in zeros else b"f") * (CHUNK if index < 4 else 1000) for index in range(5)]
+    (export / "file").write_bytes(b"".join(parts))
+    with open_file(offered, b"file", None) as opened:
+        runs = list(opened.runs(Extent(0, 4 * CHUNK + 1000)))
+    assert [run.start for run in runs] == [sum(run.length for run in runs[:at]) for at in range(len(runs))]
+    assert b"".join(run.data or bytes(run.length) for run in runs) == b"".join(parts)
+    assert sum(run.length for run in runs if run.data is None) == CHUNK * len(set(zeros) - {4})
 
 
 def test_too_many_extended_attributes_are_an_error(

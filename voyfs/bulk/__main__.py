@@ -12,10 +12,12 @@ from collections.abc import Sequence
 
 from voyfs.bulk.frames import Setup, decode_jobs, decode_setup, encode_outcomes
 from voyfs.bulk.landing import Landing
+from voyfs.core.limits import KEPT_BYTES
 from voyfs.ports import FileDone
 from voyfs.rpc.address import parse_address
 from voyfs.rpc.channel import open_channel
 from voyfs.rpc.stream import BulkStream, Report
+from voyfs.syscalls import keep_freed_memory
 
 _PR_SET_PDEATHSIG = 1
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
@@ -29,6 +31,7 @@ def main() -> None:
     # The socket tells of the owner's end too, but not while a write to a full disk hangs.
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    keep_freed_memory(KEPT_BYTES)
     owner = socket.socket(fileno=0)
     lines = owner.makefile("rb")
     setup = decode_setup(lines.readline())

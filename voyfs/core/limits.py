@@ -47,6 +47,10 @@ BULK_JOB_BYTES = 2 * MIB
 BULK_JOBS = 4
 BULK_JOB_FILES = 256  # small files in one job
 
+# Memory that the server and the bulk process keep instead of giving it back after each message: what is on its way
+# at once, in some four copies (read, message, frame, socket).
+KEPT_BYTES = 4 * BULK_JOBS * BULK_JOB_BYTES
+
 # Extents in one request: two for each of a bulk job's files and their chunks is generous, and a
 # demand fetch has at most 16.
 REQUEST_EXTENTS = 1024

@@ -16,7 +16,7 @@ import xxhash
 
 from voyfs.core.entry import Version
 from voyfs.core.extents import Extent
-from voyfs.core.limits import PIECE_BYTES
+from voyfs.core.limits import CHUNK, PIECE_BYTES
 from voyfs.rpc.tree import Tree, TreeError, Trouble, as_tree_errors, version_of
 
 # The kernel stamps changes with a clock that ticks up to every 10 ms: a file that changes twice
@@ -25,6 +25,8 @@ _STAMP_CLOCK = 5  # CLOCK_REALTIME_COARSE, which the time module does not name
 _NAP_SECONDS = 0.002
 # Stamps further in the future come from a clock that was set back; no change will repeat them.
 _TICKS_NS = 20_000_000
+
+_ZEROS = bytes(CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,21 @@ class Run:
 class SourceFile:
     """An open regular file whose content is known to be of `version`."""
 
-    def __init__(self, fd: int, version: Version) -> None:
+    def __init__(self, fd: int, version: Version, blocks: int) -> None:
+        """`blocks`: as st_blocks."""
         self._fd = fd
         self._version = version
+        # Then looking for holes would cost more than it could save: some file systems look at every page.
+        self._solid = blocks * 512 >= version.size
 
     def runs(self, extent: Extent) -> Iterator[Run]:
-        """The bytes of `extent` in order, at most PIECE_BYTES of data at a time.
+        """The bytes of `extent` in order, at most PIECE_BYTES of data at a time; whole chunks of zeros are holes.
 
         `extent` lies within the size of the version. Raises TreeError.
         """
+        if self._solid:
+            yield from self._data(extent.start, extent.stop)
+            return
         start = extent.start
         while start < extent.stop:
             with as_tree_errors():
@@ -58,10 +66,14 @@ class SourceFile:
                     start = data
                     continue
                 stop = min(self._seek(start, os.SEEK_HOLE, extent.stop, extent.stop), extent.stop)
-            while start < stop:
-                run = self._read(start, min(stop - start, PIECE_BYTES))
-                yield run
-                start += run.length
+            yield from self._data(start, stop)
+            start = stop
+
+    def _data(self, start: int, stop: int) -> Iterator[Run]:
+        while start < stop:
+            run = self._read(start, min(stop - start, PIECE_BYTES))
+            yield from _without_zeros(run)
+            start += run.length
 
     def digest(self, alive: Callable[[], bool]) -> bytes:
         """XXH3-128 of the whole content; stops early, with a TreeError, once not `alive`."""
@@ -101,6 +113,24 @@ class SourceFile:
                 raise TreeError(Trouble.CHANGED, "the file has changed while it was read")
 
 
+def _without_zeros(run: Run) -> Iterator[Run]:
+    """`run` with those parts as holes that are whole chunks of zeros."""
+    data = run.data
+    assert data is not None
+    if not any(data.startswith(_ZEROS, at) for at in range(0, run.length, CHUNK)):
+        yield run
+        return
+    at = 0
+    while at < run.length:
+        zeros = data.startswith(_ZEROS, at)
+        end = at + CHUNK
+        while end < run.length and data.startswith(_ZEROS, end) == zeros:
+            end += CHUNK
+        end = min(end, run.length)
+        yield Run(run.start + at, end - at, None if zeros else data[at:end])
+        at = end
+
+
 @contextmanager
 def open_file(tree: Tree, path: bytes, version: Version | None) -> Iterator[SourceFile]:
     """Opens the regular file `path`, which must be of `version` (None: of any).
@@ -123,7 +153,7 @@ def open_file(tree: Tree, path: bytes, version: Version | None) -> Iterator[Sour
         found = version_of(status)
         if version not in (None, found):
             raise TreeError(Trouble.CHANGED, "the file has changed")
-        yield SourceFile(fd, found)
+        yield SourceFile(fd, found, status.st_blocks)
     finally:
         os.close(fd)
 
