@@ -102,6 +102,9 @@ def migrate(
         Memory,
         typer.Option(help="When memory moves: during the freeze, before, after, or as predicted."),
     ] = Memory.AUTO,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Compress images (zstd): for links slower than some 100 MB/s.")
+    ] = False,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
@@ -117,6 +120,7 @@ def migrate(
         "volumes": volumes,
         "network": network,
         "memory": str(memory),
+        "compress": compress,
     }
     _follow(socket, as_json, "migrate", container=container, target=target, options=options)
 

@@ -150,11 +150,12 @@ class Driver:
     def _move_ahead(self, dump: Dump) -> None:
         """Memory in rounds, while the container runs, as long as that pays."""
         rounds: list[tuple[int, float]] = []
+        compress = self.task.options.compress
         while memory.another_round(rounds):
             self._check_stopping()
             start = self._recorder.now()
             with self._recorder.step(Phase.PREPARE, f"memory, round {len(rounds) + 1}") as step:
-                self._peer.send(self.task.migration, self._told(dump.round(), step, Phase.PREPARE))
+                self._peer.send(self.task.migration, self._told(dump.round(), step, Phase.PREPARE), compress=compress)
             rounds.append((step.bytes, self._recorder.now() - start))
 
     def _facts(self) -> dict[str, Any]:
@@ -194,7 +195,8 @@ class Driver:
         refreshing = self._pool.submit(self._call, Phase.DUMP, self._peer.freeze)
         with self._recorder.step(Phase.DUMP, "dump and send") as step:
             assert self._dump is not None
-            self._peer.send(self.task.migration, self._told(self._dump.pieces(), step, Phase.DUMP))
+            compress = self.task.options.compress
+            self._peer.send(self.task.migration, self._told(self._dump.pieces(), step, Phase.DUMP), compress=compress)
         counter.bytes = self._image_bytes = step.bytes
         refreshing.result()
         self._advance(Step.DUMPED, durable=False)

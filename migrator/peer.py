@@ -112,14 +112,14 @@ class GrpcPeer:
         """See ports.Peer."""
         return self._word(self._stub.Freeze, migration, limits.FREEZE_SECONDS)
 
-    def send(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
+    def send(self, migration: str, pieces: Iterator[ImagePiece], *, compress: bool = False) -> Report:
         """See ports.Peer. An exception of PIECES comes out as itself."""
         failure: list[BaseException] = []
 
         def messages() -> Iterator[pb.ImagePiece]:
             try:
                 for piece in pieces:
-                    yield wire.piece_to_wire(migration, piece)
+                    yield wire.piece_to_wire(migration, piece, compress=compress)
             except BaseException as error:  # gRPC would drop it, and only cancel the call
                 failure.append(error)
                 raise

@@ -387,8 +387,8 @@ class Peer(Protocol):
     def freeze(self, migration: str) -> Report:
         """Quick. The source is frozen and cut: correct the disk, hold the frames."""
 
-    def send(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
-        """Quick. Send images."""
+    def send(self, migration: str, pieces: Iterator[ImagePiece], *, compress: bool = False) -> Report:
+        """Quick. Send images; with COMPRESS, fewer bytes and more work."""
 
     def restore(self, migration: str, touched: Mapping[str, int], pages: str = "") -> Report:
         """Quick. Restore and hold. TOUCHED, PAGES: see Dump."""

@@ -75,6 +75,7 @@ class Options:
     volumes: Mapping[str, str] = field(default_factory=dict)  # by destination: the kind of core.volumes to treat it as
     memory: str = "auto"  # a core.memory.Memory
     network: str = Mode.VETH  # how the network is treated: a core.hook.Mode
+    compress: bool = False  # images on their way
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

@@ -211,20 +211,22 @@ class PrepareRequest(_message.Message):
     def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ImagePiece(_message.Message):
-    __slots__ = ("migration", "name", "offset", "data", "last", "digest")
+    __slots__ = ("migration", "name", "offset", "data", "last", "digest", "compressed")
     MIGRATION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSED_FIELD_NUMBER: _ClassVar[int]
     migration: str
     name: str
     offset: int
     data: bytes
     last: bool
     digest: bytes
-    def __init__(self, migration: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    compressed: bool
+    def __init__(self, migration: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ..., digest: _Optional[bytes] = ..., compressed: _Optional[bool] = ...) -> None: ...
 
 class Touched(_message.Message):
     __slots__ = ("path", "mtime_ns")

@@ -94,7 +94,7 @@ def test_the_source_goes_on_when_restoring_fails(scene: Scene) -> None:
 
 
 def test_memory_follows_and_the_source_goes_when_all_of_it_has_come(scene: Scene) -> None:
-    done = scene.a.migrate("redis", scene.b, "--memory", "post-copy", "--no-verify")
+    done = scene.a.migrate("redis", scene.b, "--memory", "post-copy", "--no-verify", "--compress")
     assert done.returncode == 0, done.stderr + scene.a.log() + scene.b.log()
     result = events(done)[-1]["result"]
     assert result["memory"] == "post-copy"

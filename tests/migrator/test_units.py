@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,6 +198,31 @@ def test_images_that_arrive_otherwise_are_refused(tmp_path: Path, pieces: list[I
         transfer(iter(pieces), Incoming(room))
     assert [path.name for path in tmp_path.iterdir()] == ["room"]
     assert [path.name for path in room.directory.iterdir()] == ["images"]
+
+
+def test_compressed_pieces_are_what_they_were_and_never_more() -> None:
+    piece = ImagePiece("pages-1.img", 5, b"memory" * 1000, True, b"digest")
+    message = wire.piece_to_wire("m1", piece, compress=True)
+    assert len(message.data) < 200
+    assert wire.piece_from_wire(message) == piece
+    assert wire.piece_from_wire(wire.piece_to_wire("m1", piece)) == piece
+    empty = ImagePiece("empty.img", 0, b"", True, b"digest")
+    assert wire.piece_from_wire(wire.piece_to_wire("m1", empty, compress=True)) == empty
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        zstandard.compress(bytes(limits.IMAGE_PIECE_BYTES + 1)),
+        zstandard.ZstdCompressor(write_content_size=False).compress(bytes(100 * limits.IMAGE_PIECE_BYTES)),
+        zstandard.compress(b"cut off" * 100)[:-3],
+        b"no frame",
+        b"",
+    ],
+)
+def test_what_does_not_decompress_to_a_piece_is_refused(data: bytes) -> None:
+    with pytest.raises(TransferFailed):
+        wire.piece_from_wire(pb.ImagePiece(name="pages-1.img", data=data, compressed=True))
 
 
 def test_each_round_of_images_leads_to_the_one_before(tmp_path: Path) -> None:

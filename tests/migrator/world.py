@@ -588,7 +588,7 @@ class FakePeer:
         with self.world.act("link: freeze", PeerUnreachable):
             return self.holder.freeze(migration)
 
-    def send(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
+    def send(self, migration: str, pieces: Iterator[ImagePiece], *, compress: bool = False) -> Report:
         with self.world.act("link: send", PeerUnreachable):
             return self.holder.receive(migration, pieces)
 
