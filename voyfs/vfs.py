@@ -76,9 +76,11 @@ class Vfs:
     def _using(self, ino: int) -> Iterator[Node]:
         """The node, kept in memory for a call that waits in between.
 
-        The kernel keeps it too, but what it told an earlier daemon this one has not counted.
+        The kernel names it by number, so it refers to it, though it may have told only an earlier daemon so: to find
+        such a node again can take a walk through the whole tree.
         """
         node = self._store.tree.node(ino)
+        node.lookups = max(node.lookups, 1)
         node.held += 1
         try:
             yield node

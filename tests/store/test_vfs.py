@@ -15,7 +15,7 @@ from voyfs.core.errors import SourceChanged, SourceUnreachable
 from voyfs.core.limits import CHUNK
 from voyfs.hydrator import Hydrator
 from voyfs.store.store import Store
-from voyfs.store.tree import ROOT
+from voyfs.store.tree import ROOT, Node, Tree
 from voyfs.vfs import Owner, Vfs
 
 OWNER = Owner(0, 0, 0o022)
@@ -43,13 +43,13 @@ class Mounted:
 
 
 @asynccontextmanager
-async def mounted(path: Path) -> AsyncIterator[Mounted]:
+async def mounted(path: Path, *, taking_over: bool = False) -> AsyncIterator[Mounted]:
     source = MemorySource()
     source.add_file(b"f", CONTENT)
     source.add_directory(b"d")
     source.add_file(b"d/g", b"g")
     faulty = FaultySource(source)
-    store = Store(path, "this boot", taking_over=False)
+    store = Store(path, "this boot", taking_over=taking_over)
     try:
         made = Mounted(store, source, faulty)
         await made.hydrator.attach()
@@ -263,3 +263,39 @@ async def test_a_file_that_the_kernel_lets_go_of_during_a_write_stays_one(tmp_pa
             assert os.pread(file, len(expected), 0) == expected
         finally:
             os.close(file)
+
+
+@in_trio
+async def test_one_walk_finds_whatever_the_kernel_kept_from_an_earlier_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that were made here, in new directories, and files of the source that were moved there."""
+    async with mounted(tmp_path / "s") as made:
+        await made.look("d/g")
+        directory = await made.vfs.mkdir(ROOT, b"new", 0o755, OWNER)
+        inos = [(await made.vfs.create(directory.ino, b"%d" % number, 0o644, OWNER)).ino for number in range(20)]
+        inos.append(await made.look("f"))
+        await made.vfs.rename(ROOT, b"f", directory.ino, b"moved", 0)
+        removed = inos[0]
+        await made.vfs.unlink(directory.ino, b"0")
+        await made.vfs.rename(directory.ino, b"1", ROOT, b"renamed", 0)
+    walked = []
+    entries = Tree.entries
+
+    def counted(tree: Tree, node: Node, *, read: bool = False) -> list[tuple[bytes, int, bool]]:
+        walked.append(node.ino)
+        return entries(tree, node, read=read)
+
+    monkeypatch.setattr(Tree, "entries", counted)
+    async with mounted(tmp_path / "s", taking_over=True) as made:
+        for ino in inos * 3:
+            await made.vfs.write(ino, 0, b"w" * CHUNK)
+            assert bytes(await made.vfs.read(ino, 0, CHUNK)) == b"w" * CHUNK
+        assert len(walked) == len(set(walked)) == 3
+        for ino in inos[1:]:
+            made.vfs.forget(ino, 1)
+            assert ino not in made.store.tree.nodes
+        made.vfs.forget(removed, 1)
+        assert not os.listdir(tmp_path / "s" / "orphans")
+        with pytest.raises(OSError, match="no node"):
+            made.vfs.getattr(removed)

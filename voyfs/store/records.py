@@ -75,6 +75,11 @@ def _runs(indexes: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
+def _parts(inos: list[int]) -> Iterator[list[int]]:
+    """In parts that fit into one query: SQLite's default bound is 999 parameters."""
+    return (inos[start : start + 500] for start in range(0, len(inos), 500))
+
+
 class Records:
     """All records of a store; see the module's text for how they last."""
 
@@ -154,10 +159,18 @@ class Records:
 
     def get_many(self, inos: Iterable[int]) -> None:
         """Loads the records of `inos` with few queries."""
-        wanted = [ino for ino in inos if ino not in self.loaded]
-        for start in range(0, len(wanted), 500):  # SQLite's default bound is 999 parameters
-            part = wanted[start : start + 500]
+        for part in _parts([ino for ino in inos if ino not in self.loaded]):
             self._select(f"ino IN ({','.join('?' * len(part))})", part)
+
+    def places(self, inos: Iterable[int]) -> dict[int, tuple[int, bytes]]:
+        """Where those of `inos` that have records were last seen: (parent, name). Loads none."""
+        found = {}
+        for part in _parts(list(inos)):
+            query = f"SELECT ino, parent, name FROM record WHERE ino IN ({','.join('?' * len(part))})"
+            found.update({ino: (parent, name) for ino, parent, name in self._db.execute(query, part)})
+            loaded = [self.loaded[ino] for ino in part if ino in self.loaded]
+            found.update({record.ino: (record.parent, record.name) for record in loaded})
+        return found
 
     def of_link(self, device: int, version: Version) -> Record | None:
         """The record of the regular file on the source's `device` that is of `version`."""

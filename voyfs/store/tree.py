@@ -101,6 +101,7 @@ class Tree:
         root.held = 1
         self.nodes = {ROOT: root}
         self._heed_cuts = heed_cuts
+        self._strays: dict[int, tuple[int, bytes]] = {}  # (parent, name) of files by inode, see `_scan`
         # parked by an earlier daemon, and not met yet
         self._left = {int(name) for name in os.listdir(orphans)}
 
@@ -160,42 +161,63 @@ class Tree:
         return node
 
     def _find(self, ino: int) -> Node:
-        """Looks for a node that this daemon has not met: by the records' hints, else everywhere."""
-        parked = self.parked(ino)
-        if parked is not None:
-            return parked
+        """Looks for a node that this daemon has not met: by the hints, else everywhere."""
+        node = self.parked(ino) or self._by_records(ino) or self._stray(ino)
+        if node is None:
+            self._scan()
+            node = self._by_records(ino) or self._stray(ino)
+        if node is None:
+            raise OSError(errno.ESTALE, f"no node {ino}")
+        return node
+
+    def _by_records(self, ino: int) -> Node | None:
+        """The node `ino` if it, and all above it, are where the records saw them last."""
         missing: list[Record] = []
         at = ino
         while at not in self.nodes:
             record = self._records.get(at)
             if record is None or len(missing) > 100_000:
-                return self._scan(ino)
+                return None
             missing.append(record)
             at = record.parent
         for record in reversed(missing):
-            try:
-                node, _ = self.child(self.nodes[record.parent], record.name)
-            except OSError:
-                return self._scan(ino)
-            if node.ino != record.ino:
-                return self._scan(ino)
+            if not self._is_at(record.ino, record.parent, record.name):
+                return None
         return self.nodes[ino]
 
-    def _scan(self, ino: int) -> Node:
-        """Walks the whole backing tree for `ino`; keeps every directory it meets as a node."""
-        found = None
+    def _is_at(self, ino: int, parent: int, name: bytes) -> bool:
+        """Whether the node `ino` is `name` in the directory `parent`, which is known."""
+        try:
+            return self.child(self.nodes[parent], name)[0].ino == ino
+        except OSError:
+            return False
+
+    def _stray(self, ino: int) -> Node | None:
+        """The node `ino` if it is where a walk has met it."""
+        place = self._strays.pop(ino, None)
+        if place is None or not self._is_at(ino, *place):
+            return None
+        node = self.nodes[ino]
+        if node.record is not None:
+            self.move(node, *place)  # so that its record finds it the next time
+        return node
+
+    def _scan(self) -> None:
+        """Walks the whole backing tree: keeps every directory as a node, and where the files are that the
+        records cannot place. Blocks all, so one walk is to do for all that an earlier daemon's kernel knew.
+        """
+        self._strays.clear()
         waiting = [self.nodes[ROOT]]
-        while waiting and found is None:
+        while waiting:
             directory = waiting.pop()
+            files = {}
             for name, inode, is_directory in self.entries(directory):
                 if is_directory:
                     waiting.append(self.known(directory, name, inode, stat.S_IFDIR))
-                elif inode == ino:
-                    found, _ = self.child(directory, name)
-        found = found or self.nodes.get(ino)
-        if found is None:
-            raise OSError(errno.ESTALE, f"no node {ino}")
-        return found
+                elif inode not in self.nodes:
+                    files[inode] = directory.ino, name
+            hints = self._records.places(files)
+            self._strays.update((inode, place) for inode, place in files.items() if hints.get(inode) != place)
 
     def parked(self, ino: int) -> Node | None:
         """The node that is parked as `ino`, if there is one."""
