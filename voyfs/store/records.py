@@ -41,6 +41,7 @@ from voyfs.store.record import (
     Totals,
     signed,
 )
+from voyfs.store.reserve import FULL, Reserve
 
 LAYOUT = 2
 
@@ -128,6 +129,8 @@ class Records:
         self._generation = int(self.meta("generation"))
         # Never closed while the database is open: closing any descriptor of a file drops the locks (fcntl) that this
         # process has on it, SQLite's too, and whoever looks into the database then removes its log on leaving.
+        self._reserve = Reserve(state / "reserve")
+        self._reserve.put_by()
         self._db_file = os.open(state / "store.db", os.O_RDONLY)
         self._log = -1
         self._logged = 0  # bytes
@@ -144,8 +147,11 @@ class Records:
         return row[0] if row else None
 
     def set_meta(self, **values: Any) -> None:
+        with self._transaction():
+            self._put_meta(**values)
+
+    def _put_meta(self, **values: Any) -> None:
         self._db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
-        self.unsynced = True
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -310,10 +316,10 @@ class Records:
 
     def forget_unseen(self) -> None:
         """No further names of known files will come from the source."""
+        with self._transaction():
+            self._db.execute("UPDATE record SET unseen = 0 WHERE unseen > 0")
         for record in self.loaded.values():
             record.unseen = 0
-        self._db.execute("UPDATE record SET unseen = 0 WHERE unseen > 0")
-        self.unsynced = True
 
     def snapshot(self, record: Record) -> tuple[int, tuple[Any, ...]] | None:
         """What `vouch` is to write once the file's data is synced; None if the database has it."""
@@ -337,12 +343,19 @@ class Records:
 
     def _append(self, entries: bytes) -> None:
         """Adds to the log all or nothing: a torn entry would garble those after it."""
-        count = os.write(self._log, entries)
-        self._logged += count
-        if count < len(entries):
+        while True:
+            try:
+                count = os.write(self._log, entries)
+            except OSError as error:
+                if error.errno not in FULL or not self._reserve.give():
+                    raise
+                continue
+            if count == len(entries):
+                self._logged += count
+                return
             os.ftruncate(self._log, os.fstat(self._log).st_size - count)
-            self._logged -= count
-            raise OSError(errno.ENOSPC, "no space for the store's records")
+            if not self._reserve.give():
+                raise OSError(errno.ENOSPC, "no space for the store's records")
 
     def _write(self, rows: list[tuple[Any, ...]]) -> None:
         with self._transaction():
@@ -398,17 +411,30 @@ class Records:
         """Writes what `rotate` gave, once its data is synced, and removes the records `gone`."""
         for ino in gone:
             self.get(ino)  # loaded, so that it can be counted out
-        with self._transaction():
-            self._db.executemany(VOUCH, pending.rows)
-            self._db.executemany("DELETE FROM record WHERE ino = ?", [(ino,) for ino in gone])
-            self._db.execute("DELETE FROM recent WHERE generation < ?", (pending.generation,))
-            self.set_meta(generation=pending.generation)
+        while True:
+            try:
+                self._commit(pending, gone)
+                break
+            except OSError as error:
+                if error.errno not in FULL or not self._reserve.give():
+                    raise
         self.recent = {ino: at for ino, at in self.recent.items() if at >= pending.generation}
         self._pending = {}
         self._committed = pending.order
         self._vouched.clear()
         for ino in gone:
             self._forget(ino)
+
+    def _commit(self, pending: Pending, gone: list[int]) -> None:
+        with self._transaction():
+            self._db.executemany(VOUCH, pending.rows)
+            self._db.executemany("DELETE FROM record WHERE ino = ?", [(ino,) for ino in gone])
+            self._db.execute("DELETE FROM recent WHERE generation < ?", (pending.generation,))
+            self._put_meta(generation=pending.generation)
+
+    def put_by(self) -> None:
+        """Makes the reserve whole again, where there is space for it."""
+        self._reserve.put_by()
 
     def give_up(self) -> None:
         """The checkpoint under way failed: what it was to write is still to be written."""
@@ -433,6 +459,7 @@ class Records:
         self._db.close()
         os.close(self._db_file)
         os.close(self._log)
+        self._reserve.close()
 
     # -- the log ----------------------------------------------------------------------------
 

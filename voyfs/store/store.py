@@ -93,7 +93,10 @@ class Store:
                 node = self.tree.node(record.ino)
             except OSError:
                 continue  # somebody removed its entry; `fsck` says so, and the rest is good
-            self.content.settle(node)
+            try:
+                self.content.settle(node)
+            except OSError:
+                pass  # on a full disk; what is shown is right, and the next daemon does it
             self.names.release(node)
         if not taking_over:
             self.names.adopt_orphans()
@@ -129,7 +132,8 @@ class Store:
         return bool(self.records.meta("hydrating"))
 
     def begin_hydration(self) -> None:
-        self.records.set_meta(hydrating=1)
+        if not self.hydrating:
+            self.records.set_meta(hydrating=1)
 
     @property
     def bandwidth(self) -> int | None:
@@ -180,6 +184,7 @@ class Store:
             await self._sync_records(in_thread)
             self.records.drop_logs_before(pending.generation)
             self.names.reap([ino for ino in gone if self.records.get(ino) is None])
+            records.put_by()
             for ino in [ino for ino in self.records.loaded if ino not in self.tree.nodes]:
                 self.records.evict(ino)
 
