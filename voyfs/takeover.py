@@ -86,10 +86,10 @@ class StandIn:
 
     def initialised(self) -> list[Resent]:
         """To be called when libfuse handles INIT; gives what the kernel sends again and must not be done twice."""
+        self.resends = _resend(self._real)  # asked by a first daemon too, so that its user is told
         if not self._taking_over:
             self.replace()
             return []
-        self.resends = _resend(self._real)
         ready = select.poll()
         ready.register(self._real, select.POLLIN)
         buffer = bytearray(b"\1") * _READ_BYTES  # written to, hence resident: see keep_buffers_resident

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.rpc.support import in_trio, serving
 from voyfs.certs import make_ca, make_host
 from voyfs.core.errors import ExportError, InsecureError, ListenError
 from voyfs.rpc.client import GrpcSource
+from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
 from voyfs.serve import serve
 
 PROGRAM = """
@@ -113,3 +116,37 @@ def test_what_stands_in_the_way_is_said_before_anything_is_printed(
     with pytest.raises(InsecureError, match="cannot read"):
         serve(str(export), "0.0.0.0:0", tls=tls)
     assert capfd.readouterr() == ("", "")
+
+
+def test_memory_stays_bounded_whatever_is_asked(export: Path) -> None:
+    """Requests as large as may be, many at once, and streams that ask for much and read nothing."""
+    (export / "large").write_bytes(b"x" * (32 << 20))
+    with served(export) as (process, line):
+        address = line.rstrip().rpartition(" on ")[2]
+        status = Path(f"/proc/{process.pid}/status")
+        with ExitStack() as stack:
+            channels = [
+                stack.enter_context(grpc.insecure_channel(address, options=[("number", number)])) for number in range(8)
+            ]
+            (found,) = ExportStub(channels[0]).Stat(pb.StatRequest(paths=[b"large"])).stated
+            size = 2 << 20
+            ranges = [pb.Extent(offset=offset, length=size) for offset in range(0, 32 << 20, size)]
+            requests = [
+                pb.FetchRequest(id=n, files=[pb.FileRanges(path=b"large", version=found.entry.version, extents=[one])])
+                for n, one in enumerate(ranges)
+            ]
+            streams = [ExportStub(channel).Stream(iter(requests * 20)) for channel in channels for _ in range(2)]
+            next(streams[0])  # they are under way
+            garbage = b"\xff" * (4 << 20)
+            asked = [
+                channel.unary_unary("/voyfs.v1.Export/Stat").future(garbage) for channel in channels for _ in range(8)
+            ]
+            for call in asked:
+                assert call.exception(timeout=60) is not None
+            peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            for stream in streams:
+                stream.cancel()
+        with grpc.insecure_channel(address) as fresh:
+            assert len(ExportStub(fresh).Attach(pb.AttachRequest()).export_id) == 16
+        # 10 GiB are asked for and not read, and 64 requests of 4 MiB may be under way
+        assert peak < 600 << 10  # KiB
