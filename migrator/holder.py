@@ -76,12 +76,12 @@ class Move:
     lost: bool = False  # it was held, and the copy is gone
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def enter(self, word: Word, **facts: Any) -> None:
-        """Go to the next state; it is journaled before it counts."""
+    def enter(self, word: Word, *, durable: bool = True, **facts: Any) -> None:
+        """Go to the next state; it is journaled before it counts. DURABLE: but where power loss makes no difference."""
         hold = target_step(self.hold, word)
         assert self.record is not None
         if hold is not self.hold:
-            self.record.write(hold, durable=True, **facts)
+            self.record.write(hold, durable=durable, **facts)
             with suppress(Exception):  # whatever becomes of the log, the migration goes on
                 log.info("state", migration=self.migration, container=self.container, state=str(hold))
         self.hold = hold
@@ -213,7 +213,7 @@ class Holder:
         steps = Steps(self._ports.clock)
         with self._at(migration, Hold.PREPARED) as move:
             assert move.restore is not None
-            move.enter(Word.RESTORE)
+            move.enter(Word.RESTORE, durable=False)  # as PREPARED, it is discarded by an agent that comes after us
             assert move.mounted is not None
             with steps.step("restore"):
                 move.restore.restore(pages)

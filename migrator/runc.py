@@ -48,7 +48,9 @@ class OciRuntime:
         self._closing = Tool(CRIU_CONFIG_FILE=str(closing))  # for containers whose connections cannot go on
 
     def facts(self, host: str, voyfs_problem: str) -> HostFacts:
-        """It also leaves CRIU's cache of kernel features warm, which its first run fills."""
+        """It also leaves warm what would be cold in a freeze: CRIU's cache of kernel features, and what it runs."""
+        for program in ("tar", "gzip"):  # a container's tmpfs mounts travel as their archives
+            self._tool.output([program, "--version"])
         criu = first_line(self._tool.output(["criu", "--version"]))
         check = self._tool.run(["criu", "check"]) if criu else None
         return HostFacts(

@@ -312,7 +312,8 @@ def test_a_target_that_answers_otherwise_after_the_commit_is_insisted_on() -> No
 def test_a_held_copy_is_durable_before_the_source_hears_of_it() -> None:
     world = World()
     run(world)
-    assert world.volatile == {"source": ["dump", "restore"], "target": []}
+    # What may be forgotten by a loss of power is discarded afterwards as what came before it would be.
+    assert world.volatile == {"source": ["dump", "restore"], "target": ["restoring"]}
 
 
 def test_of_moves_that_have_ended_the_oldest_are_left_to_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
