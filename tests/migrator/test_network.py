@@ -103,6 +103,9 @@ def state(host: Host, identity: Identity) -> list[str]:
         json.loads(host.run(["ip", "-n", name, "-j", *query]).stdout)
         for query in (["addr", "show", identity.name], ["route"], ["link", "show", "lo"])
     ]
+    for entry in shown[0]:
+        for address in entry["addr_info"]:
+            address.pop("tentative", None)  # as long as the kernel looks whether somebody has it as well
     kept = ("ifname", "mtu", "address", "addr_info", "dst", "gateway", "dev", "flags", "metric")
     return [
         json.dumps({key: entry[key] for key in kept if key in entry}, sort_keys=True)

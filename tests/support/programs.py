@@ -236,6 +236,13 @@ class Mount:
         self.supervisor.wait()
         assert self.supervisor.stdout is not None
         self.supervisor.stdout.close()
+        # shown where a test failed
+        print(
+            f"the log of {self.path}, ended with {self.supervisor.returncode}:",
+            self.log.read_text(),
+            sep="\n",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
@@ -244,9 +251,6 @@ def mounted(address: str, mountpoint: Path, store: Path, *options: str | Path) -
     mount = Mount(address, mountpoint, store, *options)
     try:
         yield mount
-    except BaseException:
-        print(f"the log of {mountpoint}:", mount.log.read_text(), sep="\n", file=sys.stderr)
-        raise
     finally:
         mount.close()
 
