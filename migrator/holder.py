@@ -71,6 +71,7 @@ class Move:
     mounted: Mounted | None = None
     restore: Restore | None = None
     identity: Identity | None = None
+    ends: list[str] = field(default_factory=list)  # files that it had opened, and goes on writing to
     claimed: bool = False  # whether the directory is ours
     network: str = Mode.VETH
     lost: bool = False  # it was held, and the copy is gone
@@ -179,6 +180,8 @@ class Holder:
         with steps.step("prefetch"):
             move.mounted.prefetch(order.fetch)
             move.mounted.look_up(order.look_up)
+            fetched = frozenset(order.fetch)
+            move.ends = [path for path in order.look_up if path not in fetched][: limits.ENDS]
         move.network = order.network
         move.record.write(move.hold, network_mode=order.network)
         self._ports.hooks.run(Stage.BEFORE_FREEZE, _facts(move))
@@ -193,6 +196,8 @@ class Holder:
             assert move.mounted is not None
             with steps.step("refresh"):
                 move.mounted.refresh()
+            with steps.step("ends of files"):  # where a program goes on writing: its first write needs what is there
+                move.mounted.fetch_ends(move.ends)
         return steps.report()
 
     def receive(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:

@@ -42,6 +42,11 @@ class Trees:
         for tree, those in self._sorted(dict.fromkeys(paths, 0)):
             tree.look_up(list(those))
 
+    def fetch_ends(self, paths: Sequence[str]) -> None:
+        """See ports.Mounted."""
+        for tree, those in self._sorted(dict.fromkeys(paths, 0)):
+            tree.fetch_ends(list(those))
+
     def refresh(self) -> int:
         """See ports.Mounted. All at once: the container stands still meanwhile."""
         return sum(self._each(lambda tree: tree.refresh()))

@@ -252,6 +252,9 @@ class Mounted(Protocol):
     def look_up(self, paths: Sequence[str]) -> None:
         """Make names and attributes known. Missing ones are ignored."""
 
+    def fetch_ends(self, paths: Sequence[str]) -> None:
+        """Quick. Make the last bytes of regular files local. Whatever is in the way is ignored."""
+
     def refresh(self) -> int:
         """Quick. Correct what has changed on the source since; number of changed entries."""
 

@@ -24,6 +24,10 @@ STORE_BYTES: Final = 64 * MIB
 # above it is only looked up, since restoring does not read it.
 WARM_FILE_BYTES: Final = 64 * MIB
 
+# Opened files whose ends are fetched while the dump is under way. Each takes a round trip or two, and a dump 80 ms;
+# most containers write to a handful.
+ENDS: Final = 32
+
 LOG_LINES: Final = 12  # of CRIU's log in an error: the failure and what led to it
 
 # What the way to the target is measured with: some round trips on a link around the world, and nothing that a user

@@ -95,6 +95,13 @@ def test_moves_the_container() -> None:
     assert result["image_bytes"] == sum(map(len, [b"core", b"page" * 100, b"inventory"]))
 
 
+def test_what_a_container_goes_on_writing_to_is_there_when_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, ends = World(), []
+    monkeypatch.setattr(FakeMounted, "fetch_ends", lambda _, paths: ends.append((list(paths), world.source)))
+    run(world)
+    assert ends == [(["/data"], "paused")], "what was opened and not fetched whole, once it is at rest"
+
+
 def test_effects_come_in_the_order_that_the_guarantees_need() -> None:
     world = World()
     run(world)

@@ -436,6 +436,9 @@ class FakeMounted:
         with self.world.act("target: look up", DiskFailed):
             assert self.world.exported
 
+    def fetch_ends(self, paths: Sequence[str]) -> None:
+        assert "target: refresh" in self.world.acts, "what they were before"
+
     def refresh(self) -> int:
         with self.world.act("target: refresh", DiskFailed):
             assert self.world.source == "paused", "refreshed too early"
