@@ -598,3 +598,40 @@ def test_a_descriptor_is_not_held_for_each_file(made: Pair, here: Path) -> None:
     for number in range(600):
         assert (here / str(number)).read_bytes() == b"x"
     assert len(os.listdir(f"/proc/{made.mount.daemon}/fd")) < 700
+
+
+# -- what is not offered ----------------------------------------------------------------------
+
+
+def test_what_is_not_offered_is_refused_as_the_document_says(made: Pair, here: Path) -> None:
+    """docs/SEMANTICS.md: a program must see a refusal that it knows how to go on after, or what is right."""
+    path = made.path / "files" / "true"
+    content = path.read_bytes()
+    (here / "g").touch()
+
+    def fallocate(mode: int) -> None:
+        length = ctypes.c_long(4096)
+        if _libc.fallocate(target, mode, ctypes.c_long(0), length) != 0:
+            raise OSError(ctypes.get_errno(), "fallocate")
+
+    source, target = os.open(path, os.O_RDONLY), os.open(here / "g", os.O_RDWR)
+    try:
+        for call, number in (
+            (lambda: fallocate(0), errno.EOPNOTSUPP),
+            (lambda: fallocate(3), errno.EOPNOTSUPP),  # punch a hole
+            (lambda: os.open(here, os.O_TMPFILE | os.O_RDWR, 0o600), errno.EOPNOTSUPP),
+            (lambda: fcntl.ioctl(target, 0x40049409, source), errno.EOPNOTSUPP),  # FICLONE
+            (lambda: fcntl.ioctl(source, 0x80086601, bytes(8)), errno.ENOTTY),  # FS_IOC_GETFLAGS
+        ):
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                call()
+            assert caught.value.errno == number
+        assert os.lseek(source, 0, os.SEEK_DATA) == 0
+        assert os.lseek(source, 0, os.SEEK_HOLE) == len(content)
+        copied = 0
+        while copied < len(content):
+            copied += os.copy_file_range(source, target, len(content) - copied, copied, copied)
+    finally:
+        os.close(source)
+        os.close(target)
+    assert (here / "g").read_bytes() == content
