@@ -134,7 +134,7 @@ class Workload:
         try:
             return call(argument)
         except OSError as error:
-            if error.errno in _CUT:
+            if error.errno in _CUT or isinstance(error, ConnectionError):
                 raise ConnectionError from error
             return errno.errorcode[error.errno or 0]
 

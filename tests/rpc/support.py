@@ -17,6 +17,8 @@ import trio
 
 from voyfs.core.entry import Entry
 from voyfs.core.extents import Extent
+from voyfs.handshake import FILE_SYSTEM
+from voyfs.mounts import mounts
 from voyfs.ports import BlockSource, Piece
 from voyfs.rpc.address import parse_address
 from voyfs.rpc.server import BlockServer
@@ -137,6 +139,9 @@ def in_mount_namespace(action: Callable[[], T]) -> T:
             if libc.unshare(0x00020000) != 0:  # CLONE_NEWNS
                 raise OSError(ctypes.get_errno(), "unshare")
             mount(b"none", b"/", None, 0x4000 | 0x40000)  # MS_REC | MS_PRIVATE
+            for path, kind, _ in mounts():  # a copy would keep another test's mount from ending
+                if kind == FILE_SYSTEM:
+                    libc.umount2(os.fsencode(path), 2)  # MNT_DETACH
             result.extend((action(), None))
         except BaseException as error:
             result.extend((None, error))
