@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -16,6 +17,19 @@ from voyfs.core.limits import CHUNK
 from voyfs.store.record import WRITTEN
 from voyfs.store.store import Store
 from voyfs.store.tree import ROOT
+
+
+def test_a_store_may_be_moved_but_a_copy_is_refused(tmp_path: Path) -> None:
+    """What its records say of inodes is nothing to a copy's files: they would show zeros."""
+    with opened(tmp_path / "s") as store:
+        populate(store, store.tree.node(ROOT), entry("f", 10, size=5 * CHUNK))
+    (tmp_path / "s").rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", tmp_path / "copy", symlinks=True)
+    with opened(tmp_path / "moved") as store:
+        assert missing(at(store, "f")) == [0, 1, 2, 3, 4]
+    for _ in range(2):
+        with pytest.raises(StoreError, match="is a copy"):
+            Store(tmp_path / "copy", "this boot", taking_over=False)
 
 
 def test_a_killed_daemon_leaves_everything_to_the_next(tmp_path: Path) -> None:

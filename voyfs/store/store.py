@@ -74,6 +74,7 @@ class Store:
             for part in ("data", "orphans", "state"):
                 (path / part).mkdir(mode=0o700, exist_ok=True)
             self.records = Records(path / "state", chunk, boot_id)
+            self._require_original()
         except sqlite3.DatabaseError as error:
             os.close(self.lock)
             raise StoreError(f"the records of {path} cannot be read ({error}); mount with a new store") from error
@@ -100,6 +101,21 @@ class Store:
             self.names.release(node)
         if not taking_over:
             self.names.adopt_orphans()
+
+    def _require_original(self) -> None:
+        """Raises StoreError for a copy: the records speak of inodes, and a copy's files have others, about which
+        they are silent, as they are about files that need nothing of the source.
+        """
+        parts = ("data", "orphans", "state", "state/store.db")
+        inodes = " ".join(str((self.path / part).stat().st_ino) for part in parts)
+        known = self.records.meta("inodes")
+        if known is None:
+            self.records.set_meta(inodes=inodes)
+        elif known != inodes:
+            raise StoreError(
+                f"the store {self.path} is a copy, and only the original knows what is missing in it; a store may be"
+                " moved within its file system; mount with a new store"
+            )
 
     @property
     def chunk(self) -> int:
