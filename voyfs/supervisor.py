@@ -64,6 +64,9 @@ class Supervisor:
         self._descriptor: int | None = None
         self._metrics = metrics
         self._stopping = False
+        self._mounting = False  # something may be mounted, and it is ours
+        self._launching = False  # a daemon that could not be ended yet
+        self._interrupted = 0  # the number of a signal that came meanwhile
 
     def run(self, announce: Callable[[], None]) -> None:
         """Mounts, calls `announce` when the mount answers, returns when it is unmounted.
@@ -94,6 +97,7 @@ class Supervisor:
         if check_free(mountpoint):
             log.warning("cleaned away a dead mount", mountpoint=str(mountpoint))
         daemon, lifeline = self._start(taking_over=False)
+        self._mounting = True
         try:
             self._descriptor = open_and_mount(Path(self._settings.store), mountpoint)
             self._hand_over(lifeline)
@@ -109,6 +113,7 @@ class Supervisor:
     def _go_on(self, descriptor: int) -> subprocess.Popen[bytes]:
         """Serves a mount whose supervisor is gone; its daemon, if it lives yet, makes way."""
         self._descriptor = descriptor
+        self._mounting = True
         store = Path(self._settings.store)
         try:
             ask(store, "upgrade")
@@ -152,6 +157,7 @@ class Supervisor:
         """Starts a daemon; returns when it has its store and, if that is new, its source."""
         lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         figures = self._metrics.fileno() if self._metrics is not None else -1
+        self._launching = True
         with theirs:
             daemon = subprocess.Popen(
                 [
@@ -161,7 +167,10 @@ class Supervisor:
                 pass_fds=[theirs.fileno(), *([figures] if figures >= 0 else [])],
                 stdin=subprocess.DEVNULL,
             )
+        self._launching = False
         try:
+            if self._interrupted:
+                raise SystemExit(128 + self._interrupted)
             self._receive(lifeline, "ready")
         except BaseException:
             daemon.kill()
@@ -186,9 +195,14 @@ class Supervisor:
             raise error_named(reply["kind"], reply["error"])
         assert reply == {"state": expected}
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, number: int, _: object) -> None:
         """On SIGINT and SIGTERM: unmounts; the daemon ends when its last user is gone."""
         if self._stopping:
+            return
+        if not self._mounting:  # what may be there is another's
+            self._interrupted = number
+            if not self._launching:
+                raise SystemExit(128 + number)
             return
         self._stopping = True
         mountpoint = Path(self._settings.mountpoint)

@@ -2,13 +2,25 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.programs import COMMAND, SECONDS, Server, mounted, mounted_at, processes_of, run, served, until
+from tests.support.programs import (
+    COMMAND,
+    SECONDS,
+    Server,
+    children,
+    mounted,
+    mounted_at,
+    processes_of,
+    run,
+    served,
+    until,
+)
 from voyfs import mounts
 from voyfs.syscalls import mount, umount
 
@@ -87,6 +99,18 @@ def test_names_of_other_mounts_do_not_matter(server: Server, tmp_path: Path, poi
     finally:
         for other in others:
             umount(os.fsencode(other), 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_a_start_is_not_told_of_unmounting(tmp_path: Path, point: Path, number: signal.Signals) -> None:
+    command = [*COMMAND, "mount", NOBODY, str(point), "--store", str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: children(process.pid))  # its daemon, which waits for the source
+        process.send_signal(number)
+        assert process.communicate(timeout=SECONDS) == ("", "")
+        assert process.returncode == 128 + number
+    assert not mounted_at(point)
+    assert not processes_of(tmp_path / "store")
 
 
 def test_nobody_answers(tmp_path: Path, point: Path) -> None:
