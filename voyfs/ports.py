@@ -62,7 +62,7 @@ class BlockSource(Protocol):
     """
 
     async def attach(self) -> Attachment:
-        """Raises SourceUnreachable, SourceRefused, SourceMalformed."""
+        """Raises SourceUnreachable, SourceRefused, SourceMalformed; SourceChanged for another export than before."""
 
     async def list_directory(self, path: bytes, inode: int) -> Listing:
         """All entries of the directory `path`, known to have `inode` (0: any).

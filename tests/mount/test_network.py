@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.mount.conftest import MakePair
-from tests.support.programs import SECONDS, Pair, bounded, until
-from voyfs.core.errors import ControlError, NotComplete, SourceUnreachable
+from tests.support.programs import SECONDS, Pair, bounded, mounted, served, until
+from voyfs import syscalls
+from voyfs.core.errors import ControlError, NotComplete, SourceChanged, SourceUnreachable
 from voyfs.core.limits import CHUNK
 
 MIB = 1 << 20
@@ -334,3 +335,34 @@ def test_threads_do_not_pile_up(pair: MakePair) -> None:
 def _try(made: Pair, number: int) -> None:
     with (made.path / "big").open("rb") as big:
         assert os.pread(big.fileno(), 4096, number * CHUNK % (12 * MIB)) != b""
+
+
+def test_another_tree_at_the_same_address_is_not_taken_for_the_source(tmp_path: Path) -> None:
+    """Though its directories have the same inodes, as those of two small file systems often have."""
+    trees = tmp_path / "one", tmp_path / "other"
+    with ExitStack() as stack:
+        for tree in trees:
+            tree.mkdir()
+            syscalls.mount(b"none", os.fsencode(tree), b"tmpfs", 0, b"size=1m")
+            stack.callback(syscalls.umount, os.fsencode(tree), syscalls.MNT_DETACH)
+            for name in "dir", "dir2":
+                (tree / name).mkdir()
+                (tree / name / tree.name).write_bytes(b"of " + os.fsencode(tree.name))
+        assert (trees[0] / "dir").stat().st_ino == (trees[1] / "dir").stat().st_ino
+        server = stack.enter_context(served(trees[0]))
+        mount = stack.enter_context(mounted(server.address, tmp_path / "mount", tmp_path / "store", "--warm"))
+        assert os.listdir(mount.path / "dir2") == ["one"]
+        server.stop()
+        with served(trees[1], address=server.address):
+            for call in (lambda: os.listdir(mount.path / "dir"), (mount.path / "dir2" / "one").read_bytes):
+                with pytest.raises(OSError) as caught:  # noqa: PT011
+                    bounded(call)
+                assert caught.value.errno == errno.ESTALE
+            with pytest.raises(SourceChanged):
+                mount.ask("refresh")
+            with pytest.raises(NotComplete, match="another tree"):
+                mount.hydrate()
+        server.start()
+        mount.hydrate()
+        assert (mount.path / "dir" / "one").read_bytes() == b"of one"
+        assert mount.ask("verify")["report"]["differences"] == []

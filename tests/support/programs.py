@@ -69,11 +69,11 @@ def bounded(call: Callable[[], Result]) -> Result:
 class Server:
     """`voyfs serve` of one tree, at the same address through all its lives."""
 
-    def __init__(self, path: Path, log: Path, *options: str | Path) -> None:
+    def __init__(self, path: Path, log: Path, *options: str | Path, address: str = "127.0.0.1:0") -> None:
         self._path = path
         self._log = log
         self._options = options
-        self.address = "127.0.0.1:0"
+        self.address = address
         self.process: subprocess.Popen[str] | None = None
         self.start()
 
@@ -104,8 +104,8 @@ class Server:
 
 
 @contextmanager
-def served(path: Path, *options: str | Path) -> Iterator[Server]:
-    server = Server(path, path.parent / f"{path.name}.serve.log", *options)
+def served(path: Path, *options: str | Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
+    server = Server(path, path.parent / f"{path.name}.serve.log", *options, address=address)
     try:
         yield server
     finally:

@@ -13,6 +13,7 @@ import trio
 
 from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import (
+    SourceChanged,
     SourceCorrupt,
     SourceError,
     SourceMalformed,
@@ -76,6 +77,7 @@ class GrpcSource:
         self._server_name = server_name
         self._loss = loss or SourceLoss()
         self._reachable = False
+        self._export_id = b""  # of the export that was attached to first
         self._closed = False
         # Two connections, so that no walk stands in front of what a reader waits for.
         self._demand_channel = open_channel(self._address, tls, server_name, bulk=False)
@@ -116,16 +118,19 @@ class GrpcSource:
         reply = await self._persist(attempt)
         if len(reply.export_id) != 16:
             raise SourceMalformed("the source sent no identity of its export")
+        if self._export_id not in (b"", reply.export_id):
+            raise SourceChanged("another tree is exported at this address now")
         limits = reply.limits
         if limits.fetch_bytes < FETCH_BYTES or limits.stat_paths < STAT_PATHS:
             raise SourceRefused("the source's limits are lower than ours: another version?")
         root = entry_from_wire(reply.root, named=False)
         if not root.is_directory:
             raise SourceMalformed("the source's root is not a directory")
+        self._export_id = reply.export_id
         return Attachment(reply.export_id, root)
 
     async def list_directory(self, path: bytes, inode: int) -> Listing:
-        request = pb.ListRequest(path=_sound(path), inode=inode)
+        request = pb.ListRequest(path=_sound(path), inode=inode, export_id=self._export_id)
 
         async def attempt(seconds: float) -> Listing:
             listed = _Listed(path, inode)
@@ -137,7 +142,7 @@ class GrpcSource:
         return await self._believed(lambda: self._persist(attempt))
 
     def walk(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Listing]]:
-        request = pb.WalkRequest(path=_sound(path))
+        request = pb.WalkRequest(path=_sound(path), export_id=self._export_id)
         return self._restarting(self._background.Walk, request, lambda: _Walked(path))
 
     def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:

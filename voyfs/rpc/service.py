@@ -24,7 +24,7 @@ from voyfs.core.limits import (
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.pages import digests, failure_to_wire, pages, walk
 from voyfs.rpc.reader import Run, open_file
-from voyfs.rpc.tree import Tree, TreeError
+from voyfs.rpc.tree import Tree, TreeError, Trouble
 from voyfs.rpc.wire import (
     BadRequest,
     entry_to_wire,
@@ -60,12 +60,22 @@ class ExportService:
     def list_directory(self, request: pb.ListRequest, context: grpc.ServicerContext) -> Iterator[pb.Listing]:
         _check_path(request.path)
         with _share(self._lists, context):
-            yield from pages(self._tree, request.path, request.inode)
+            if self._is_foreign(request):
+                yield _foreign(request.path)
+            else:
+                yield from pages(self._tree, request.path, request.inode)
 
     def walk(self, request: pb.WalkRequest, context: grpc.ServicerContext) -> Iterator[pb.Listing]:
         _check_path(request.path)
         with _share(self._streams, context):
-            yield from walk(self._tree, request.path, request.inode)
+            if self._is_foreign(request):
+                yield _foreign(request.path)
+            else:
+                yield from walk(self._tree, request.path, request.inode)
+
+    def _is_foreign(self, request: pb.ListRequest | pb.WalkRequest) -> bool:
+        """Whether the client attached to another export, which was served at this address before."""
+        return request.export_id not in (b"", self._tree.export_id)
 
     def digest(self, request: pb.DigestRequest, context: grpc.ServicerContext) -> Iterator[pb.DigestReply]:
         _check_path(request.path)
@@ -126,6 +136,11 @@ class ExportService:
         with open_file(self._tree, path, version) as file:
             for extent in extents:
                 yield from file.runs(extent)
+
+
+def _foreign(path: bytes) -> pb.Listing:
+    error = TreeError(Trouble.CHANGED, "another tree is exported at this address now")
+    return pb.Listing(path=path, failure=failure_to_wire(error), last=True)
 
 
 def _add_piece(reply: pb.FetchReply, index: int, run: Run) -> None:

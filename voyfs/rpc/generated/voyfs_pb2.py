@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvoyfs/rpc/generated/voyfs.proto\x12\x08voyfs.v1\"J\n\x07Version\x12\r\n\x05inode\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08mtime_ns\x18\x03 \x01(\x12\x12\x10\n\x08\x63time_ns\x18\x04 \x01(\x12\"$\n\x05Xattr\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xe1\x01\n\x05\x45ntry\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04rdev\x18\x05 \x01(\x04\x12\r\n\x05nlink\x18\x06 \x01(\r\x12\x0e\n\x06\x62locks\x18\x07 \x01(\x04\x12\x10\n\x08\x61time_ns\x18\x08 \x01(\x12\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\x04\x12\"\n\x07version\x18\n \x01(\x0b\x32\x11.voyfs.v1.Version\x12\x0e\n\x06target\x18\x0b \x01(\x0c\x12\x1f\n\x06xattrs\x18\x0c \x03(\x0b\x32\x0f.voyfs.v1.Xattr\"H\n\x06Limits\x12\x13\n\x0b\x66\x65tch_bytes\x18\x01 \x01(\r\x12\x15\n\rmessage_bytes\x18\x02 \x01(\r\x12\x12\n\nstat_paths\x18\x03 \x01(\r\"\x0f\n\rAttachRequest\"a\n\x0b\x41ttachReply\x12\x11\n\texport_id\x18\x01 \x01(\x0c\x12\x1d\n\x04root\x18\x02 \x01(\x0b\x32\x0f.voyfs.v1.Entry\x12 \n\x06limits\x18\x03 \x01(\x0b\x32\x10.voyfs.v1.Limits\"*\n\x0bListRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\r\n\x05inode\x18\x02 \x01(\x04\"*\n\x0bWalkRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\r\n\x05inode\x18\x02 \x01(\x04\"z\n\x07Listing\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12 \n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x0f.voyfs.v1.Entry\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\"\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x11.voyfs.v1.Failure\x12\r\n\x05inode\x18\x05 \x01(\x04\"(\n\x06\x45xtent\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"a\n\nFileRanges\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\"\n\x07version\x18\x02 \x01(\x0b\x32\x11.voyfs.v1.Version\x12!\n\x07\x65xtents\x18\x03 \x03(\x0b\x32\x10.voyfs.v1.Extent\"?\n\x0c\x46\x65tchRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12#\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x14.voyfs.v1.FileRanges\"_\n\x05Piece\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x0c\n\x04hole\x18\x04 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x0c\n\x04xxh3\x18\x06 \x01(\x06\"I\n\x07\x46\x61ilure\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12 \n\x06reason\x18\x02 \x01(\x0e\x32\x10.voyfs.v1.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"l\n\nFetchReply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x1f\n\x06pieces\x18\x02 \x03(\x0b\x32\x0f.voyfs.v1.Piece\x12#\n\x08\x66\x61ilures\x18\x03 \x03(\x0b\x32\x11.voyfs.v1.Failure\x12\x0c\n\x04last\x18\x04 \x01(\x08\"\x1d\n\rDigestRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\"p\n\x0b\x44igestReply\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x1e\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x0f.voyfs.v1.Entry\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\"\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x11.voyfs.v1.Failure\"\x1c\n\x0bStatRequest\x12\r\n\x05paths\x18\x01 \x03(\x0c\"L\n\x06Stated\x12\x1e\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x0f.voyfs.v1.Entry\x12\"\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x11.voyfs.v1.Failure\"-\n\tStatReply\x12 \n\x06stated\x18\x01 \x03(\x0b\x32\x10.voyfs.v1.Stated\"\x10\n\x0eReleaseRequest\"\x0e\n\x0cReleaseReply*W\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43HANGED\x10\x01\x12\x0b\n\x07MISSING\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x12\x0e\n\nUNREADABLE\x10\x04\x32\xca\x03\n\x06\x45xport\x12\x38\n\x06\x41ttach\x12\x17.voyfs.v1.AttachRequest\x1a\x15.voyfs.v1.AttachReply\x12\x32\n\x04List\x12\x15.voyfs.v1.ListRequest\x1a\x11.voyfs.v1.Listing0\x01\x12\x32\n\x04Walk\x12\x15.voyfs.v1.WalkRequest\x1a\x11.voyfs.v1.Listing0\x01\x12\x35\n\x05\x46\x65tch\x12\x16.voyfs.v1.FetchRequest\x1a\x14.voyfs.v1.FetchReply\x12:\n\x06Stream\x12\x16.voyfs.v1.FetchRequest\x1a\x14.voyfs.v1.FetchReply(\x01\x30\x01\x12:\n\x06\x44igest\x12\x17.voyfs.v1.DigestRequest\x1a\x15.voyfs.v1.DigestReply0\x01\x12\x32\n\x04Stat\x12\x15.voyfs.v1.StatRequest\x1a\x13.voyfs.v1.StatReply\x12;\n\x07Release\x12\x18.voyfs.v1.ReleaseRequest\x1a\x16.voyfs.v1.ReleaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvoyfs/rpc/generated/voyfs.proto\x12\x08voyfs.v1\"J\n\x07Version\x12\r\n\x05inode\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08mtime_ns\x18\x03 \x01(\x12\x12\x10\n\x08\x63time_ns\x18\x04 \x01(\x12\"$\n\x05Xattr\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xe1\x01\n\x05\x45ntry\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04rdev\x18\x05 \x01(\x04\x12\r\n\x05nlink\x18\x06 \x01(\r\x12\x0e\n\x06\x62locks\x18\x07 \x01(\x04\x12\x10\n\x08\x61time_ns\x18\x08 \x01(\x12\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\x04\x12\"\n\x07version\x18\n \x01(\x0b\x32\x11.voyfs.v1.Version\x12\x0e\n\x06target\x18\x0b \x01(\x0c\x12\x1f\n\x06xattrs\x18\x0c \x03(\x0b\x32\x0f.voyfs.v1.Xattr\"H\n\x06Limits\x12\x13\n\x0b\x66\x65tch_bytes\x18\x01 \x01(\r\x12\x15\n\rmessage_bytes\x18\x02 \x01(\r\x12\x12\n\nstat_paths\x18\x03 \x01(\r\"\x0f\n\rAttachRequest\"a\n\x0b\x41ttachReply\x12\x11\n\texport_id\x18\x01 \x01(\x0c\x12\x1d\n\x04root\x18\x02 \x01(\x0b\x32\x0f.voyfs.v1.Entry\x12 \n\x06limits\x18\x03 \x01(\x0b\x32\x10.voyfs.v1.Limits\"=\n\x0bListRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\x11\n\texport_id\x18\x03 \x01(\x0c\"=\n\x0bWalkRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\x11\n\texport_id\x18\x03 \x01(\x0c\"z\n\x07Listing\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12 \n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x0f.voyfs.v1.Entry\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\"\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x11.voyfs.v1.Failure\x12\r\n\x05inode\x18\x05 \x01(\x04\"(\n\x06\x45xtent\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"a\n\nFileRanges\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\"\n\x07version\x18\x02 \x01(\x0b\x32\x11.voyfs.v1.Version\x12!\n\x07\x65xtents\x18\x03 \x03(\x0b\x32\x10.voyfs.v1.Extent\"?\n\x0c\x46\x65tchRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12#\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x14.voyfs.v1.FileRanges\"_\n\x05Piece\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x0c\n\x04hole\x18\x04 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x0c\n\x04xxh3\x18\x06 \x01(\x06\"I\n\x07\x46\x61ilure\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12 \n\x06reason\x18\x02 \x01(\x0e\x32\x10.voyfs.v1.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"l\n\nFetchReply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x1f\n\x06pieces\x18\x02 \x03(\x0b\x32\x0f.voyfs.v1.Piece\x12#\n\x08\x66\x61ilures\x18\x03 \x03(\x0b\x32\x11.voyfs.v1.Failure\x12\x0c\n\x04last\x18\x04 \x01(\x08\"\x1d\n\rDigestRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\"p\n\x0b\x44igestReply\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x1e\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x0f.voyfs.v1.Entry\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\"\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x11.voyfs.v1.Failure\"\x1c\n\x0bStatRequest\x12\r\n\x05paths\x18\x01 \x03(\x0c\"L\n\x06Stated\x12\x1e\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x0f.voyfs.v1.Entry\x12\"\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x11.voyfs.v1.Failure\"-\n\tStatReply\x12 \n\x06stated\x18\x01 \x03(\x0b\x32\x10.voyfs.v1.Stated\"\x10\n\x0eReleaseRequest\"\x0e\n\x0cReleaseReply*W\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43HANGED\x10\x01\x12\x0b\n\x07MISSING\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x12\x0e\n\nUNREADABLE\x10\x04\x32\xca\x03\n\x06\x45xport\x12\x38\n\x06\x41ttach\x12\x17.voyfs.v1.AttachRequest\x1a\x15.voyfs.v1.AttachReply\x12\x32\n\x04List\x12\x15.voyfs.v1.ListRequest\x1a\x11.voyfs.v1.Listing0\x01\x12\x32\n\x04Walk\x12\x15.voyfs.v1.WalkRequest\x1a\x11.voyfs.v1.Listing0\x01\x12\x35\n\x05\x46\x65tch\x12\x16.voyfs.v1.FetchRequest\x1a\x14.voyfs.v1.FetchReply\x12:\n\x06Stream\x12\x16.voyfs.v1.FetchRequest\x1a\x14.voyfs.v1.FetchReply(\x01\x30\x01\x12:\n\x06\x44igest\x12\x17.voyfs.v1.DigestRequest\x1a\x15.voyfs.v1.DigestReply0\x01\x12\x32\n\x04Stat\x12\x15.voyfs.v1.StatRequest\x1a\x13.voyfs.v1.StatReply\x12;\n\x07Release\x12\x18.voyfs.v1.ReleaseRequest\x1a\x16.voyfs.v1.ReleaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'voyfs.rpc.generated.voyfs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REASON']._serialized_start=1611
-  _globals['_REASON']._serialized_end=1698
+  _globals['_REASON']._serialized_start=1649
+  _globals['_REASON']._serialized_end=1736
   _globals['_VERSION']._serialized_start=45
   _globals['_VERSION']._serialized_end=119
   _globals['_XATTR']._serialized_start=121
@@ -46,37 +46,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREPLY']._serialized_start=478
   _globals['_ATTACHREPLY']._serialized_end=575
   _globals['_LISTREQUEST']._serialized_start=577
-  _globals['_LISTREQUEST']._serialized_end=619
-  _globals['_WALKREQUEST']._serialized_start=621
-  _globals['_WALKREQUEST']._serialized_end=663
-  _globals['_LISTING']._serialized_start=665
-  _globals['_LISTING']._serialized_end=787
-  _globals['_EXTENT']._serialized_start=789
-  _globals['_EXTENT']._serialized_end=829
-  _globals['_FILERANGES']._serialized_start=831
-  _globals['_FILERANGES']._serialized_end=928
-  _globals['_FETCHREQUEST']._serialized_start=930
-  _globals['_FETCHREQUEST']._serialized_end=993
-  _globals['_PIECE']._serialized_start=995
-  _globals['_PIECE']._serialized_end=1090
-  _globals['_FAILURE']._serialized_start=1092
-  _globals['_FAILURE']._serialized_end=1165
-  _globals['_FETCHREPLY']._serialized_start=1167
-  _globals['_FETCHREPLY']._serialized_end=1275
-  _globals['_DIGESTREQUEST']._serialized_start=1277
-  _globals['_DIGESTREQUEST']._serialized_end=1306
-  _globals['_DIGESTREPLY']._serialized_start=1308
-  _globals['_DIGESTREPLY']._serialized_end=1420
-  _globals['_STATREQUEST']._serialized_start=1422
-  _globals['_STATREQUEST']._serialized_end=1450
-  _globals['_STATED']._serialized_start=1452
-  _globals['_STATED']._serialized_end=1528
-  _globals['_STATREPLY']._serialized_start=1530
-  _globals['_STATREPLY']._serialized_end=1575
-  _globals['_RELEASEREQUEST']._serialized_start=1577
-  _globals['_RELEASEREQUEST']._serialized_end=1593
-  _globals['_RELEASEREPLY']._serialized_start=1595
-  _globals['_RELEASEREPLY']._serialized_end=1609
-  _globals['_EXPORT']._serialized_start=1701
-  _globals['_EXPORT']._serialized_end=2159
+  _globals['_LISTREQUEST']._serialized_end=638
+  _globals['_WALKREQUEST']._serialized_start=640
+  _globals['_WALKREQUEST']._serialized_end=701
+  _globals['_LISTING']._serialized_start=703
+  _globals['_LISTING']._serialized_end=825
+  _globals['_EXTENT']._serialized_start=827
+  _globals['_EXTENT']._serialized_end=867
+  _globals['_FILERANGES']._serialized_start=869
+  _globals['_FILERANGES']._serialized_end=966
+  _globals['_FETCHREQUEST']._serialized_start=968
+  _globals['_FETCHREQUEST']._serialized_end=1031
+  _globals['_PIECE']._serialized_start=1033
+  _globals['_PIECE']._serialized_end=1128
+  _globals['_FAILURE']._serialized_start=1130
+  _globals['_FAILURE']._serialized_end=1203
+  _globals['_FETCHREPLY']._serialized_start=1205
+  _globals['_FETCHREPLY']._serialized_end=1313
+  _globals['_DIGESTREQUEST']._serialized_start=1315
+  _globals['_DIGESTREQUEST']._serialized_end=1344
+  _globals['_DIGESTREPLY']._serialized_start=1346
+  _globals['_DIGESTREPLY']._serialized_end=1458
+  _globals['_STATREQUEST']._serialized_start=1460
+  _globals['_STATREQUEST']._serialized_end=1488
+  _globals['_STATED']._serialized_start=1490
+  _globals['_STATED']._serialized_end=1566
+  _globals['_STATREPLY']._serialized_start=1568
+  _globals['_STATREPLY']._serialized_end=1613
+  _globals['_RELEASEREQUEST']._serialized_start=1615
+  _globals['_RELEASEREQUEST']._serialized_end=1631
+  _globals['_RELEASEREPLY']._serialized_start=1633
+  _globals['_RELEASEREPLY']._serialized_end=1647
+  _globals['_EXPORT']._serialized_start=1739
+  _globals['_EXPORT']._serialized_end=2197
 # @@protoc_insertion_point(module_scope)

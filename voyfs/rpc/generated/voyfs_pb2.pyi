@@ -93,20 +93,24 @@ class AttachReply(_message.Message):
     def __init__(self, export_id: _Optional[bytes] = ..., root: _Optional[_Union[Entry, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("path", "inode")
+    __slots__ = ("path", "inode", "export_id")
     PATH_FIELD_NUMBER: _ClassVar[int]
     INODE_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_ID_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     inode: int
-    def __init__(self, path: _Optional[bytes] = ..., inode: _Optional[int] = ...) -> None: ...
+    export_id: bytes
+    def __init__(self, path: _Optional[bytes] = ..., inode: _Optional[int] = ..., export_id: _Optional[bytes] = ...) -> None: ...
 
 class WalkRequest(_message.Message):
-    __slots__ = ("path", "inode")
+    __slots__ = ("path", "inode", "export_id")
     PATH_FIELD_NUMBER: _ClassVar[int]
     INODE_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_ID_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     inode: int
-    def __init__(self, path: _Optional[bytes] = ..., inode: _Optional[int] = ...) -> None: ...
+    export_id: bytes
+    def __init__(self, path: _Optional[bytes] = ..., inode: _Optional[int] = ..., export_id: _Optional[bytes] = ...) -> None: ...
 
 class Listing(_message.Message):
     __slots__ = ("path", "entries", "last", "failure", "inode")
