@@ -2,7 +2,7 @@
 bin := .venv/bin
 ARGS ?=
 
-.PHONY: setup check test torture demo bench protos lock clean
+.PHONY: setup check test torture faults demo bench protos lock clean
 
 setup:
 	@scripts/setup
@@ -23,6 +23,10 @@ test: setup
 # each time. ARGS="-k kills", ARGS="--seed 7"
 torture: setup
 	$(bin)/python -m pytest --torture --timeout 7200 tests/demo tests/store tests/rpc tests/mount tests/power $(ARGS)
+
+# Breaks everything, at every step of a migration, an hour or more; writes docs/FAULTS.md. ARGS="--points commit"
+faults: setup
+	$(bin)/python -m benchmarks faults $(ARGS)
 
 demo: setup
 	$(bin)/python -m benchmarks.demo $(ARGS)

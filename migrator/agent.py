@@ -80,7 +80,7 @@ class Agent:
             PurePosixPath(settings.state),
         )
         self._migrations = Migrations(
-            SourcePorts(self._runtime, network, self._disk, self._clock, inspector, hooks),
+            SourcePorts(self._runtime, network, self._disk, self._clock, inspector, hooks, self._holder),
             journal,
             self._holder,
             self._connect,
@@ -151,6 +151,8 @@ class Agent:
             case "check":
                 options = Options(**request.get("options", {}))
                 yield {"survey": self._migrations.check(request["container"], request["target"], options)}
+            case "abort":
+                yield {"migration": self._migrations.abort(request["migration"])}
             case "follow":
                 migration = request["migration"] or self._migrations.newest()
                 yield from ({"event": event} for event in self._migrations.follow(migration))

@@ -140,6 +140,20 @@ def check(
 
 
 @app.command()
+def abort(
+    migration: Annotated[str, typer.Argument(metavar="ID", help="A migration from this host.")],
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Gives a migration up, before its commit: the container goes on here at once. After it, says what is possible."""
+    *_, reply = local.call(socket, "abort", migration=migration)
+    if as_json:
+        _print_json(reply["migration"])
+    else:
+        print(f"migration {migration} was given up: container {reply['migration']['container']} runs on this host")
+
+
+@app.command()
 def status(
     migration: Annotated[str | None, typer.Argument(metavar="[ID]", help="One migration; all without it.")] = None,
     watch: Annotated[
@@ -158,6 +172,8 @@ def status(
         return
     console = Console()
     show.print_migrations(console, reply["migrations"])
+    if migration:
+        show.print_advice(console, reply["migrations"][0])
     if migration and (result := reply["migrations"][0].get("result")):
         show.print_result(console, result)
 

@@ -23,7 +23,7 @@ from migrator import control, procs, syscalls
 from migrator import times as directory_times
 from migrator.core import argv, limits
 from migrator.core.argv import Tls
-from migrator.core.errors import DiskFailed, NoSpace, RuntimeFailed, Taken
+from migrator.core.errors import Differs, DiskFailed, NoSpace, RuntimeFailed, Taken
 from migrator.core.plan import Progress
 from migrator.core.volumes import Place
 from migrator.tools import Tool, first_line
@@ -143,6 +143,15 @@ class VoyfsDisk:
             mounted.discard()
             raise DiskFailed(f"cannot mount the source's files: {first_line(done.stderr, last=True)}")
         return mounted
+
+    def keep(self, store: str, place: str) -> None:
+        """See ports.Disk."""
+        self.remove(place)
+        try:
+            Path(place).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.rename(f"{store}/data", place)
+        except OSError as error:
+            raise DiskFailed(f"cannot keep {store} as {place}: {error.strerror}") from error
 
     def mounted(self, mountpoint: str, store: str) -> VoyfsMount:
         """See ports.Disk."""
@@ -304,12 +313,18 @@ class VoyfsMount:
         """See ports.Mounted."""
         return bool(control.ask(self._store, "status")["status"]["phase"] == "detached")
 
+    @property
+    def missing_bytes(self) -> int:
+        """See ports.Mounted."""
+        count = control.ask(self._store, "status", limits.CALL_SECONDS)["status"]["bytes"]
+        return int(count["total"]) - int(count["present"])
+
     def verify(self) -> None:
         """See ports.Mounted."""
         report = control.ask(self._store, "verify", limits.VERIFY_SECONDS)["report"]
         if count := report["difference_count"]:
             path, what = report["differences"][0]
-            raise DiskFailed(
+            raise Differs(
                 f"{count} entries differ from the source, the first is {path}: {what}",
                 remedy=f"keep the source, and see 'voyfs verify {self._mountpoint}' on the target",
             )

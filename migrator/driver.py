@@ -7,17 +7,28 @@ first (durably, where it decides something), the effect follows.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from migrator.core import limits, memory, preflight
-from migrator.core.errors import Lost, MigratorError, PeerUnreachable, Stranded, Unfinished, describe
+from migrator.core.advice import too_late
+from migrator.core.errors import (
+    Aborted,
+    Differs,
+    Lost,
+    MigratorError,
+    PeerUnreachable,
+    Stranded,
+    Unfinished,
+    describe,
+)
 from migrator.core.hook import Mode, Stage
 from migrator.core.identity import Identity
 from migrator.core.memory import Memory
-from migrator.core.phases import Hold, Phase, Step, source_step
+from migrator.core.phases import DECIDED, RELEASED, Hold, Phase, Step, source_step
 from migrator.core.plan import Container, ImagePiece
 from migrator.core.prediction import Prediction, outcome
 from migrator.exports import Exports
@@ -48,6 +59,9 @@ class Driver:
         self._dump: Dump | None = None
         self._image_bytes = 0
         self._memory = Memory(task.options.memory)
+        self._deciding = threading.Lock()  # giving up and deciding: whichever comes first
+        self._given_up = False
+        self.missing_bytes: int | None = None  # on the target's disk, once it has told
         self._prediction: Prediction | None = None  # also after a restart, which forgets it
 
     def run(self) -> dict[str, Any]:
@@ -65,9 +79,10 @@ class Driver:
                     self._check_stopping()
                     self._decide()
             except BaseException as error:
+                reason = self._reason(error)
                 with self._recorder.phase(Phase.ROLLBACK):
-                    self._roll_back(error)
-                raise
+                    self._roll_back(reason)
+                raise reason from error
             return self._finish()
         finally:
             self._close()
@@ -105,9 +120,27 @@ class Driver:
             self._record.write(phase, durable=durable, **facts)
         self.phase = phase
 
+    def abort(self) -> None:
+        """Give it up, from another thread: `run` goes back then, at once. Raises TooLate if it is decided."""
+        with self._deciding:
+            if self.phase in DECIDED:
+                raise too_late(self.phase, self.task.migration, self.task.container, self._peer.address)
+            if self.phase in (Phase.ROLLBACK, Phase.ROLLED_BACK):
+                return
+            self._given_up = True
+        self._peer.cancel()
+
     def _check_stopping(self) -> None:
         if self._ports.clock.wait(0):
             raise MigratorError("the agent is being stopped", remedy="start it again")
+        if self._given_up:
+            raise Aborted(f"the migration of container {self.task.container} was aborted")
+
+    def _reason(self, error: BaseException) -> BaseException:
+        """Why it goes back: what was under way when it was given up failed for that alone."""
+        if self._given_up and isinstance(error, MigratorError):
+            return Aborted(f"the migration of container {self.task.container} was aborted")
+        return error
 
     # Before the freeze: whatever takes time is done here.
 
@@ -228,7 +261,8 @@ class Driver:
 
     def _decide(self) -> None:
         """The one decision. A write that fails leaves nothing in the journal, so going back is still right."""
-        with self._recorder.step(Phase.RESTORE, "journal"):
+        with self._deciding, self._recorder.step(Phase.RESTORE, "journal"):
+            self._check_stopping()
             self._advance(Step.DECIDED, durable=True)
 
     # From here on there is no way back.
@@ -238,12 +272,12 @@ class Driver:
 
         In between, memory that is to follow does: only the target knows when all of it has come.
         """
-        self._insist(self._open, MigratorError)
+        self._insist(self._open)
         if self._dump is None or self._dump.pages:  # None: an earlier run of the agent made it
-            self._insist(self._wait_pages, MigratorError)
-        self._insist(self._destroy, MigratorError)
+            self._insist(self._wait_pages)
+        self._insist(self._destroy)
         self._run_hook(Stage.AFTER_COMMIT)
-        self._advance(Step.OPENED, durable=True)
+        self._insist(lambda: self._advance(Step.OPENED, durable=True))
 
     def _open(self) -> None:
         called = self._recorder.now()
@@ -290,18 +324,19 @@ class Driver:
             if self._identity is not None and not self._identity.is_bare:  # else it is not ours
                 self._ports.network.remove(self._identity)
 
-    def _insist(self, act: Callable[[], None], failure: type[MigratorError] = PeerUnreachable) -> None:
-        """Do what must be done after the commit, again after each FAILURE, until it is done or the agent stops.
+    def _insist(self, act: Callable[[], object]) -> None:
+        """Do what must be done after the decision, again after each failure, until it is done or the agent stops.
 
-        Stranded ends it: there is nothing left to insist on.
+        Stranded and Differs end it: trying again would change nothing.
         """
         waits = iter(limits.RETRY_SECONDS)
         while True:
             try:
-                return act()
-            except Stranded:
+                act()
+                return
+            except (Stranded, Differs):
                 raise
-            except failure as error:
+            except MigratorError as error:
                 self._recorder.tell("waiting", why=error.message, remedy=error.remedy)
                 if self._ports.clock.wait(next(waits, limits.RETRY_SECONDS[-1])):
                     raise
@@ -315,11 +350,12 @@ class Driver:
             if self.phase is Phase.HYDRATE:
                 with self._recorder.phase(Phase.HYDRATE) as counter:
                     self._insist(lambda: self._hydrate(counter))
-                    self._advance(Step.HYDRATED, durable=True)
+                    self._insist(lambda: self._advance(Step.HYDRATED, durable=True))
             with self._recorder.phase(Phase.DETACH):
-                self._detach()
+                self._insist(self._let_go)
+                self._insist(self._clear_away)
             result = self.result()
-            self._advance(Step.RELEASED, durable=True, result=result)
+            self._insist(lambda: self._advance(Step.RELEASED, durable=True, result=result))
             return result
         except Stranded:
             raise
@@ -337,26 +373,31 @@ class Driver:
             self._exports.keep()
             self._check_stopping()
             counter.bytes = progress.fetched_bytes
+            self.missing_bytes = progress.bytes_total - progress.bytes_present
             self._recorder.tell("progress", phase=Phase.HYDRATE, **progress.to_json())
 
-    def _detach(self) -> None:
+    def _clear_away(self) -> None:
         assert self._exports is not None
         assert self._container is not None
-        self._insist(self._let_go)
         with self._recorder.step(Phase.DETACH, "release"):
             if not self._exports.wait_released(limits.RELEASE_SECONDS):
                 self._exports.stop()
+        with self._recorder.step(Phase.DETACH, "leave"):
+            self._ports.places.leave(self._container.bundle, keep=not self.task.options.remove_source)
         if self.task.options.remove_source:
             with self._recorder.step(Phase.DETACH, "remove the source's root"):
                 self._ports.disk.remove(self._container.root)
 
     def _let_go(self) -> None:
         """The target verifies, and releases the export; nothing to do if it had, before a restart or a lost answer."""
+        assert self._exports is not None
         migration = self.task.migration
-        if self._peer.standing(migration) is Hold.DETACHED:
+        hold = self._peer.standing(migration)
+        if hold is Hold.LEFT:  # it has moved on, and there was nobody to release the export
+            self._exports.stop()
+        if hold in RELEASED:
             return
         if self.task.options.verify:
-            assert self._exports is not None
             self._exports.keep()
             with self._recorder.step(Phase.DETACH, "verify"):
                 self._peer.verify(migration)
@@ -387,7 +428,8 @@ class Driver:
                 aborting.result()
         if self._record is not None:
             self._run_hook(Stage.ON_ABORT)
-        self._advance_anyway(Step.RESUMED)
+        # A target that was not told asks, and is answered from the journal: it must be there, once there is space.
+        self._insist(lambda: self._advance(Step.RESUMED, durable=True, error=describe(error)))
 
     def _advance_anyway(self, step: Step, **facts: Any) -> None:
         """As `_advance`, but a full disk is not in the way: a journal without a decision is rolled back as well."""

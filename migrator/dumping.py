@@ -44,6 +44,7 @@ class RuntimeDump:
         self._rounds = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.pages = join_address(serve_on, _free_port(serve_on)) if serve_on else ""
+        times.know(container.root)
 
     def round(self) -> Iterator[ImagePiece]:
         """See ports.Dump."""

@@ -50,10 +50,15 @@ class Freezer:
             return _read(self._state).strip() == "FROZEN"
         return "frozen 1" in _read(self.directory / "cgroup.events")
 
+    @property
+    def ordered(self) -> bool:
+        """Whether tasks stand still, or will as soon as they can."""
+        return _read(self._state).strip() in ("FROZEN", "FREEZING", "1")
+
     def freeze(self, seconds: float) -> None:
         """All tasks stand still on return; if they do not within SECONDS, they go on and it raises RuntimeFailed."""
         deadline = time.monotonic() + seconds
-        self._write("FROZEN" if self._v1 else "1")
+        self.order()
         pause = 0.0
         while not self.frozen:
             if time.monotonic() > deadline:
@@ -65,6 +70,21 @@ class Freezer:
             # The kernel has no event for this in v1; tasks mostly stand still by the second look.
             select.select([], [], [], pause)
             pause = min(pause + 0.0002, 0.005)
+
+    def exempt(self, pid: int) -> None:
+        """Move a process out: to the group above, in v2 (where that can hold none) to ours."""
+        place = self.directory.parent
+        if not self._v1:
+            mountpoint, root = next((each[0], each[1]) for each in cgroup_mounts() if each[2] == "cgroup2")
+            place = Path(mountpoint) / os.path.relpath(_groups("self")[""], root)
+        try:
+            (place / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            raise RuntimeFailed(f"cannot move process {pid} to {place}: {error.strerror}") from error
+
+    def order(self) -> None:
+        """Tell the kernel to freeze all tasks, without waiting for it: none begins to act from then on."""
+        self._write("FROZEN" if self._v1 else "1")
 
     def thaw(self) -> None:
         """All tasks go on; nothing to do in a hierarchy that cannot freeze."""

@@ -22,7 +22,7 @@ from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused,
 from migrator.core.hook import Mode, Stage
 from migrator.core.host import Needs
 from migrator.core.identity import Identity
-from migrator.core.phases import TARGET_COPY, Copy, Hold, Word, target_step
+from migrator.core.phases import OPENED, Hold, Word, target_step
 from migrator.core.plan import ImagePiece, Order, Progress, is_name
 from migrator.core.preflight import TargetFacts
 from migrator.ports import (
@@ -75,6 +75,7 @@ class Move:
     claimed: bool = False  # whether the directory is ours
     network: str = Mode.VETH
     lost: bool = False  # it was held, and the copy is gone
+    leaving: bool = False  # its container has moved on, and what is here comes down
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def enter(self, word: Word, *, durable: bool = True, **facts: Any) -> None:
@@ -89,7 +90,10 @@ class Move:
 
 
 class Holder:
-    """All migrations towards this host. Methods are called by the peer's server, from any thread."""
+    """All migrations towards this host. Methods are called by the peer's server, from any thread.
+
+    It also takes down what is left here of a container that has moved on (ports.Places).
+    """
 
     def __init__(self, ports: TargetPorts, state: PurePosixPath) -> None:
         """STATE: the agent's directory; containers live below it."""
@@ -239,7 +243,7 @@ class Holder:
     def commit(self, migration: str) -> Report:
         """Open the network and let the copy run."""
         steps = Steps(self._ports.clock)
-        with self._at(migration, Hold.HELD, Hold.OPEN, Hold.DETACHED) as move:
+        with self._at(migration, Hold.HELD, *OPENED) as move:
             if move.hold is not Hold.HELD:
                 return steps.report()
             if move.lost:
@@ -267,16 +271,18 @@ class Holder:
 
     def pages(self, migration: str) -> bool:
         """Whether all memory is here; waits a little. Raises Lost if it never will be: then the copy was killed."""
-        with self._at(migration, Hold.OPEN, Hold.DETACHED) as move:
+        with self._at(migration, *OPENED) as move:
+            if move.hold is Hold.LEFT:
+                return True
             assert move.restore is not None
+            if move.restore.pages_complete(limits.PAGES_SECONDS):
+                move.restore.forget_images()
+                return True  # and if the container has ended since, or moved on: that is its own affair
             if not self._ports.runtime.exists(move.container):
                 raise Lost(
                     f"container {move.container} is gone from the target", remedy=f"its disk is in {move.directory}"
                 )
-            complete = move.restore.pages_complete(limits.PAGES_SECONDS)
-            if complete:
-                move.restore.forget_images()
-            return complete
+            return False
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration; refused from OPEN on."""
@@ -298,25 +304,87 @@ class Holder:
             move.lock.release()
 
     def hydrate(self, migration: str) -> Iterator[Progress]:
-        """Make the disk local."""
+        """Make the disk local; ends at once where the container has moved on, and needs it no more."""
         move = self._find(migration)
-        if TARGET_COPY[move.hold] is not Copy.RUNS or move.mounted is None:
+        if move.hold not in OPENED:
             raise Refused(f"migration {migration} is '{move.hold}' here, and cannot hydrate")
-        return move.mounted.hydrate()
+        if move.hold is not Hold.OPEN:
+            return
+        assert move.mounted is not None
+        try:
+            yield from move.mounted.hydrate()
+        except MigratorError:
+            if not move.leaving:
+                raise
 
     def verify(self, migration: str) -> None:
-        """Compare digests of the whole tree with the source."""
-        with self._at(migration, Hold.OPEN) as move:
+        """Compare digests of the whole tree with the source; not what the container has left."""
+        with self._at(migration, *OPENED) as move:
+            if move.hold is not Hold.OPEN:
+                return
             assert move.mounted is not None
-            move.mounted.verify()
+            try:
+                if not move.mounted.detached:  # else the answer, or the journal's line, was lost
+                    move.mounted.verify()
+            except MigratorError:
+                if not move.leaving:
+                    raise
 
     def detach(self, migration: str) -> None:
         """Release the source for good."""
-        with self._at(migration, Hold.OPEN, Hold.DETACHED) as move:
+        with self._at(migration, *OPENED) as move:
             if move.hold is Hold.OPEN:
                 assert move.mounted is not None
                 move.mounted.detach()
                 move.enter(Word.DETACH)
+
+    def leave(self, directory: str, *, keep: bool) -> None:
+        """See ports.Places. Its source, if it still waits for this disk, hears that it is needed no more."""
+        for migration in self._ports.journal.migrations():
+            history = self._ports.journal.read(migration)
+            first, last = history[0], history[-1]["decision"]
+            if first.get("side") == "target" and first["directory"] == directory and last in _HOME:
+                self._leave(self._at_home(migration, history), keep=keep)
+
+    def _leave(self, move: Move, *, keep: bool) -> None:
+        move.leaving = True
+        if not move.lock.acquire(timeout=limits.ABORT_FIRST_SECONDS):
+            assert move.mounted is not None
+            move.mounted.discard()  # whatever waits in it waits no more
+            move.lock.acquire()
+        try:
+            assert move.mounted is not None
+            complete = move.hold is Hold.DETACHED
+            move.mounted.discard()
+            if keep and complete:
+                self._ports.disk.keep(f"{move.directory}/store", str(self._containers / ".kept" / move.container))
+            self._ports.disk.remove(move.directory)
+            move.enter(Word.LEAVE)
+        finally:
+            move.lock.release()
+
+    def _at_home(self, migration: str, history: Sequence[Mapping[str, Any]]) -> Move:
+        """One whose container lives here, though only the journal may remember how it came."""
+        with self._lock:
+            if (move := self._moves.get(migration)) is not None:
+                return move
+        first = history[0]
+        move = Move(migration, first["container"], first["directory"], first["source_agent"])
+        move.hold = Hold(history[-1]["decision"])
+        move.record = self._ports.journal.reopen(migration)
+        move.mounted = mounting.adopt(self._ports.disk, move.directory, _volumes(history))
+        return move
+
+    def missing_bytes(self, migration: str) -> int | None:
+        """How much of a running container's disk exists on its source alone; None where that is not known."""
+        with self._lock:
+            move = self._moves.get(migration)
+        if move is None or move.hold is not Hold.OPEN or move.mounted is None:
+            return None
+        try:
+            return move.mounted.missing_bytes
+        except MigratorError:
+            return None
 
     def standing(self, migration: str) -> Hold:
         """Where the migration stands."""
@@ -358,12 +426,11 @@ class Holder:
                 move.identity = Identity.from_json(entry["network"])
         with self._lock:
             self._remember(move)
-        if move.hold is Hold.DISCARDED:
+        if move.hold in (Hold.DISCARDED, Hold.LEFT):
             return
         with move.lock:
             move.claimed = True
-            volumes: list[dict[str, Any]] = next((entry["volumes"] for entry in history if "volumes" in entry), [])
-            move.mounted = mounting.adopt(ports.disk, move.directory, volumes)
+            move.mounted = mounting.adopt(ports.disk, move.directory, _volumes(history))
             move.restore = ports.runtime.adopt_restore(migration, move.container, move.directory)
             if move.hold is Hold.HELD and not ports.runtime.exists(move.container):
                 move.lost = True  # only the source knows whether what it left is still worth something
@@ -458,7 +525,12 @@ def _facts(move: Move) -> dict[str, Any]:
     }
 
 
-_ENDED = frozenset({Hold.DETACHED, Hold.DISCARDED})
+def _volumes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return next((entry["volumes"] for entry in history if "volumes" in entry), [])
+
+
+_ENDED = frozenset({Hold.DETACHED, Hold.LEFT, Hold.DISCARDED})
+_HOME = frozenset({Hold.OPEN, Hold.DETACHED})
 _UNDER_WAY = frozenset({Hold.PREPARED, Hold.RESTORING, Hold.HELD})
 _MAKING = frozenset({Hold.PREPARED, Hold.RESTORING})  # what is not whole yet can be taken apart while it is made
 _CLAIMED = _UNDER_WAY | {Hold.ABSENT}  # ABSENT: its preparation has only begun

@@ -17,7 +17,8 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from migrator.core import limits
-from migrator.core.errors import Busy, MigrationUnknown, MigratorError, describe
+from migrator.core.advice import advise, too_late
+from migrator.core.errors import Busy, MigrationUnknown, MigratorError, Refused, describe
 from migrator.core.identity import Identity
 from migrator.core.phases import DECIDED, ENDED, Outcome, Phase, outcome
 from migrator.core.plan import Container, Options
@@ -64,6 +65,7 @@ class Migrations:
         self.tally = Tally()
         self._lock = threading.Lock()
         self._feeds: dict[str, Feed] = {}
+        self._drivers: dict[str, Driver] = {}  # under way
         self._containers: dict[str, str] = {}  # under way: container -> migration
         self._threads: list[threading.Thread] = []
 
@@ -105,6 +107,28 @@ class Migrations:
                 raise MigrationUnknown("no migration is under way on this host", remedy="see 'migrator status'")
             return max(self._containers.values())
 
+    def abort(self, migration: str) -> dict[str, Any]:
+        """Give a migration of this host up; what it came to, when that has happened. Raises TooLate once it is decided.
+
+        Nothing to do where it went back before.
+        """
+        with self._lock:
+            driver, feed = self._drivers.get(migration), self._feeds.get(migration)
+        if driver is not None and feed is not None:
+            driver.abort()
+            for _ in feed.follow():
+                pass
+        known = self.describe(migration)
+        if known["side"] != "source":
+            raise Refused(
+                f"migration {migration} comes to this host, and is not this host's to abort",
+                remedy=f"abort it on {known['peer']}",
+            )
+        phase = Phase(known["phase"])
+        if phase in DECIDED:
+            raise too_late(phase, migration, known["container"], known["peer"])
+        return known
+
     def describe(self, migration: str) -> dict[str, Any]:
         """What is known of a migration, on either side; raises MigrationUnknown."""
         entries = self._journal.read(migration)
@@ -124,10 +148,15 @@ class Migrations:
         }
         for entry in entries:
             known.update({key: entry[key] for key in ("result", "error") if key in entry})
+        known["advice"] = advise(known["phase"], migration, known["container"], known["peer"])
         with self._lock:
             feed = self._feeds.get(migration)
+            driver = self._drivers.get(migration)
         if feed is not None:
             known["last_event"] = dict(feed.last)
+        missing = driver.missing_bytes if driver is not None else self._holder.missing_bytes(migration)
+        if missing is not None:
+            known["missing_bytes"] = missing  # that exist on the source alone, as far as is known
         return known
 
     def all(self) -> list[dict[str, Any]]:
@@ -239,7 +268,10 @@ class Migrations:
             bind_contextvars(migration=task.migration, container=task.container)  # of whatever is logged below
             last: dict[str, Any] = {}
             try:
-                last = {"event": "result", "result": act(Driver(task, self._ports, peer, journal, publish))}
+                driver = Driver(task, self._ports, peer, journal, publish)
+                with self._lock:
+                    self._drivers[task.migration] = driver
+                last = {"event": "result", "result": act(driver)}
             except BaseException as error:
                 last = {"event": "error", **describe(error)}
                 if not isinstance(error, MigratorError):
@@ -263,6 +295,7 @@ class Migrations:
         """It is not under way any more; of those that have ended, the oldest are told of by the journal alone."""
         with self._lock:
             del self._containers[task.container]
+            self._drivers.pop(task.migration, None)
             under_way = set(self._containers.values())
             ended = [migration for migration in self._feeds if migration not in under_way]
             for migration in ended[: -limits.REMEMBERED]:

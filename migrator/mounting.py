@@ -94,15 +94,21 @@ class Trees:
         """See ports.Mounted."""
         return all(tree.detached for tree in self._all)
 
+    @property
+    def missing_bytes(self) -> int:
+        """See ports.Mounted."""
+        return sum(tree.missing_bytes for tree in self._all)
+
     def verify(self) -> None:
         """See ports.Mounted."""
         for name, tree in (("", self.root), *self.volumes.items()):
             try:
-                tree.verify()
+                if not tree.detached:  # in an earlier try
+                    tree.verify()
             except DiskFailed as error:
                 if not name:
                     raise
-                raise DiskFailed(f"volume {name}: {error.message}", remedy=error.remedy) from error
+                raise type(error)(f"volume {name}: {error.message}", remedy=error.remedy) from error
 
     def detach(self) -> None:
         """See ports.Mounted. May be repeated after a part of it."""

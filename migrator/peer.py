@@ -63,6 +63,7 @@ class GrpcPeer:
         else:
             self._channel = grpc.secure_channel(self.address, tls.channel_credentials(material), OPTIONS)
         self._stub = PeerStub(self._channel)
+        self._calls: set[grpc.Future[Any]] = set()
 
     def probe(self, container: str, identity: Identity | None, needs: Needs) -> TargetFacts:
         """See ports.Peer. It is the first call, and tells a refusal from a silence."""
@@ -174,6 +175,11 @@ class GrpcPeer:
         reply = self._call(self._stub.Outcome, pb.Word(migration=migration), limits.CALL_SECONDS)
         return _OUTCOMES.get(reply.outcome, Outcome.UNDECIDED)
 
+    def cancel(self) -> None:
+        """See ports.Peer."""
+        for call in tuple(self._calls):
+            call.cancel()
+
     def close(self) -> None:
         """See ports.Peer."""
         self._channel.close()
@@ -191,7 +197,14 @@ class GrpcPeer:
         return wire.report_from_wire(self._call(method, pb.Word(migration=migration), seconds))
 
     def _call(self, method: Callable[..., T], request: Any, seconds: float | None) -> T:
+        call = method.future(request, timeout=seconds)  # type: ignore[attr-defined]
+        self._calls.add(call)
         try:
-            return method(request, timeout=seconds)
+            answer: T = call.result()
+            return answer
+        except grpc.FutureCancelledError:
+            raise PeerUnreachable(f"what was under way at {self.address} was cancelled") from None
         except grpc.RpcError as error:
             raise wire.error_from_rpc(error, self.address) from None
+        finally:
+            self._calls.discard(call)

@@ -268,8 +268,12 @@ class Mounted(Protocol):
     def detached(self) -> bool:
         """Whether the source was released."""
 
+    @property
+    def missing_bytes(self) -> int:
+        """What is not local yet, of all that is known of."""
+
     def verify(self) -> None:
-        """Compare digests of the whole tree with the source. Raises DiskFailed where they differ."""
+        """Compare digests of the whole tree with the source. Raises Differs."""
 
     def detach(self) -> None:
         """Release the source for good."""
@@ -323,6 +327,19 @@ class Disk(Protocol):
 
     def make_empty(self, path: str, *, directory: bool) -> None:
         """Make an empty directory or file, with its parents. Raises DiskFailed."""
+
+    def keep(self, store: str, place: str) -> None:
+        """The files of a STORE that is complete, and mounted no more, become the tree PLACE; what was there goes."""
+
+
+class Places(Protocol):
+    """Directories of this host that containers which came here by migration live in."""
+
+    def leave(self, directory: str, *, keep: bool) -> None:
+        """The container of that bundle has moved on and runs elsewhere: take down all that it had here.
+
+        KEEP its files, if all of them are here, as a plain tree. Nothing to do if it did not come by migration.
+        """
 
 
 class Hooks(Protocol):
@@ -416,6 +433,9 @@ class Peer(Protocol):
 
     def standing(self, migration: str) -> Hold:
         """Where the migration stands there."""
+
+    def cancel(self) -> None:
+        """End what is under way, in other threads: it raises PeerUnreachable there. What is asked later is answered."""
 
     def close(self) -> None:
         """Hang up."""

@@ -19,7 +19,7 @@ from migrator.core.prediction import Link, Load, Prediction, predict
 from migrator.core.preflight import Row, SourceFacts
 from migrator.core.timeline import human_bytes
 from migrator.core.volumes import Kind, Volume, classify, lazy
-from migrator.ports import Clock, Disk, Hooks, Inspector, Network, Peer, Runtime
+from migrator.ports import Clock, Disk, Hooks, Inspector, Network, Peer, Places, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class SourcePorts:
     clock: Clock
     inspector: Inspector
     hooks: Hooks
+    places: Places
 
 
 @dataclass(frozen=True, slots=True)

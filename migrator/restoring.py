@@ -5,6 +5,7 @@ It must not know of networks, disks or the order of a migration.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from migrator.core.argv import RuntimeCommand, lazy_pages
 from migrator.core.errors import Lost, NoSpace, RuntimeFailed
 from migrator.core.plan import ImagePiece, Order
 from migrator.freezer import Freezer
+from migrator.latch import Latch
 from migrator.pages import LazyPages
 from migrator.tools import Tool, first_line, wait_or_kill
 
@@ -74,9 +76,11 @@ class RuntimeRestore:
         argv = self._command.restore(
             self._container, self._directory, room.images, room.work, room.work / "pid", lazily=bool(pages)
         )
-        with open(self._log, "wb") as log:
-            process = self._tool.start(argv, log, self._stdio)
+        options = Path(self._tool.environment["CRIU_CONFIG_FILE"]).read_text()
+        with open(self._log, "wb") as log, Latch(room.work, options) as latch:
+            process = self._tool.start(argv, log, self._stdio, CRIU_CONFIG_FILE=str(latch.config))
             try:
+                self._freezer = latch.freeze(process, limits.RUNTIME_SECONDS)
                 status = wait_or_kill(process, limits.RUNTIME_SECONDS)
             finally:
                 self._close_stdio()
@@ -88,7 +92,8 @@ class RuntimeRestore:
                 log=self.room.log_tail("restore.log") or self.room.log_tail("runtime.log"),
             )
         pid = int((self.room.work / "pid").read_text())
-        self._freezer = Freezer.of(pid)  # without asking the runtime, which would start a program
+        if self._freezer is None:  # a CRIU that calls nobody
+            self._freezer = Freezer.of(pid)  # without asking the runtime, which would start a program
         if pages:
             self._pages.guard(pid)  # before the freeze: a task that waits for a page does not freeze without it
         self._freezer.freeze(limits.PAUSE_SECONDS)
@@ -98,8 +103,14 @@ class RuntimeRestore:
         return self._pages.complete(seconds)
 
     def interrupt(self) -> None:
-        """See ports.Restore."""
+        """See ports.Restore. Tasks that CRIU has not let go yet use the room too, and die only with their group."""
+        users = procs.users_of(str(self.room.directory))
         procs.kill_users(str(self.room.directory))
+        for pid in users:
+            with contextlib.suppress(RuntimeFailed):
+                group = Freezer.of(pid)
+                if group.ordered:  # a container's, then, and not ours
+                    group.kill(limits.KILL_SECONDS)
 
     def release(self) -> None:
         """See ports.Restore."""

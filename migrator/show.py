@@ -155,6 +155,14 @@ def print_migrations(console: Console, migrations: Sequence[Mapping[str, Any]]) 
     console.print(table)
 
 
+def print_advice(console: Console, known: Mapping[str, Any]) -> None:
+    """What is missing on the target, and what can be done."""
+    if known.get("missing_bytes"):
+        console.print(f"{human_bytes(known['missing_bytes'])} of its disk exist on the source alone", soft_wrap=True)
+    if known.get("advice"):
+        console.print(known["advice"], soft_wrap=True, highlight=False)
+
+
 def print_containers(console: Console, containers: Sequence[Mapping[str, Any]]) -> None:
     """A table of this host's containers."""
     table = Table(box=None)

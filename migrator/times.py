@@ -28,6 +28,13 @@ def read(root: str, paths: tuple[str, ...] = TEMPORARY) -> dict[str, int]:
     return found
 
 
+def know(root: str) -> None:
+    """Have the entries of those directories known: on a root that is lazy itself, making one there waits for them."""
+    for path in TEMPORARY:
+        with contextlib.suppress(OSError):
+            os.listdir(os.path.join(root, _name(path)))
+
+
 def restore(root: str, times: Mapping[str, int]) -> None:
     """Set those that differ now."""
     for path, now in read(root, tuple(times)).items():

@@ -58,15 +58,19 @@ class Tool:
         log: IO[bytes],
         stdio: tuple[int, int, int] | None = None,
         keep: Sequence[int] = (),
+        **environment: str,
     ) -> subprocess.Popen[bytes]:
-        """Start; it writes to LOG, unless STDIO gives it descriptors of its own. It inherits those in KEEP as well."""
+        """Start; it writes to LOG, unless STDIO gives it descriptors of its own. It inherits those in KEEP as well.
+
+        ENVIRONMENT is added.
+        """
         try:
             return subprocess.Popen(
                 argv,
                 stdin=stdio[0] if stdio else subprocess.DEVNULL,
                 stdout=stdio[1] if stdio else log,
                 stderr=stdio[2] if stdio else log,
-                env=self.environment,
+                env={**self.environment, **environment},
                 start_new_session=True,
                 pass_fds=keep,
             )

@@ -154,6 +154,24 @@ class Lost(MigratorError):
     status, meaning = 29, "the restored copy is gone"
 
 
+class Differs(DiskFailed):
+    """The disk on the target is not what the source has: nothing that is tried again would change that."""
+
+    status, meaning = 36, "the target's disk differs from the source's, which is kept"
+
+
+class Aborted(MigratorError):
+    """The operator gave it up in time; the container runs on the source."""
+
+    status, meaning = 37, "aborted as asked; the container runs on the source"
+
+
+class TooLate(MigratorError):
+    """It was to be given up, but is committed; the remedy says what is possible."""
+
+    status, meaning = 38, "too late to abort: the container is the target's"
+
+
 class CannotListen(MigratorError):
     """The agent cannot answer at the address or the socket that it was given."""
 

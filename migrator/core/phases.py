@@ -76,6 +76,7 @@ class Copy(StrEnum):
     NONE = "none"
     RUNS = "runs"
     HELD = "held"  # exists, frozen, network cut: can be made to run, or be destroyed
+    ELSEWHERE = "elsewhere"  # it ran here, and has moved on by a later migration, whose tables answer for it
 
 
 class Hold(StrEnum):
@@ -87,17 +88,19 @@ class Hold(StrEnum):
     HELD = "held"  # restored, frozen, network cut: it waits for the word, as long as it takes
     OPEN = "open"  # it runs, and is the only one
     DETACHED = "detached"
+    LEFT = "left"  # it has moved on, and what it needed of this host is gone
     DISCARDED = "discarded"  # aborted; nothing of it is left, and late messages find it closed
 
 
 class Word(StrEnum):
-    """What moves the target on; all but RESTORED are messages of the source."""
+    """What moves the target on; all but RESTORED and LEAVE are messages of the source."""
 
     PREPARE = "prepare"
     RESTORE = "restore"
     RESTORED = "restored"
     COMMIT = "commit"
     DETACH = "detach"
+    LEAVE = "leave"
     ABORT = "abort"
 
 
@@ -133,6 +136,11 @@ TARGET: Final[Mapping[tuple[Hold, Word], Hold]] = {
     (Hold.OPEN, Word.DETACH): Hold.DETACHED,
     (Hold.DETACHED, Word.COMMIT): Hold.DETACHED,
     (Hold.DETACHED, Word.DETACH): Hold.DETACHED,
+    (Hold.OPEN, Word.LEAVE): Hold.LEFT,  # before its disk was complete: the next host has all of it
+    (Hold.DETACHED, Word.LEAVE): Hold.LEFT,
+    (Hold.LEFT, Word.LEAVE): Hold.LEFT,
+    (Hold.LEFT, Word.COMMIT): Hold.LEFT,
+    (Hold.LEFT, Word.DETACH): Hold.LEFT,
     (Hold.ABSENT, Word.ABORT): Hold.DISCARDED,  # it overtook "prepare", which is then refused
     (Hold.PREPARED, Word.ABORT): Hold.DISCARDED,
     (Hold.RESTORING, Word.ABORT): Hold.DISCARDED,
@@ -161,6 +169,7 @@ TARGET_COPY: Final[Mapping[Hold, Copy]] = {
     Hold.HELD: Copy.HELD,
     Hold.OPEN: Copy.RUNS,
     Hold.DETACHED: Copy.RUNS,
+    Hold.LEFT: Copy.ELSEWHERE,
     Hold.DISCARDED: Copy.NONE,
 }
 
@@ -178,6 +187,10 @@ MAY_SEND: Final[Mapping[Phase, frozenset[Word]]] = {
     Phase.ROLLED_BACK: frozenset({Word.ABORT}),
 }
 
+# Once here, the target has heard "commit": the copy was let go, and is never taken back.
+OPENED: Final = frozenset({Hold.OPEN, Hold.DETACHED, Hold.LEFT})
+# The target needs nothing of the source any more.
+RELEASED: Final = frozenset({Hold.DETACHED, Hold.LEFT})
 DECIDED: Final = frozenset({Phase.COMMIT, Phase.HYDRATE, Phase.DETACH, Phase.DONE})
 ENDED: Final = frozenset({Phase.DONE, Phase.ROLLED_BACK})
 

@@ -135,22 +135,6 @@ def until(stream: Iterable[Event], **expected: Any) -> Event:
     raise AssertionError(f"no event with {expected}")
 
 
-def remains(host: Host) -> list[str]:
-    """What is on a host of containers and migrations: mounts, rooms for images, namespaces, directories, programs."""
-    script = """
-        grep -E 'fuse.voyfs /var/lib/voyager|migrator-images|criu' /proc/self/mountinfo
-        ls -d /run/migrator/dump-* /run/migrator/restore-* 2>/dev/null
-        ls -d /run/netns/* 2>/dev/null
-        ls -d /var/lib/voyager/migrator/containers/* 2>/dev/null
-        ls -d /var/lib/voyager/migrator/exports/* 2>/dev/null
-        ls -d /run/runc/* /run/crun/* 2>/dev/null
-        ip -br link | grep '^v-'
-        ps -eoargs | grep -E '[v]oyfs.(cli|daemon|bulk)|[c]riu swrk|[r]unc? (checkpoint|restore)' | grep -v migrator.cli
-        true
-        """
-    return host.run(["sh"], input=script).stdout.splitlines()
-
-
 def edit_config(container: Container, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a bundle's config.json before the container is started."""
     path = container.host.path_of(container.bundle / "config.json")
@@ -169,6 +153,7 @@ def wrapper(host: Host, name: str, command: str, script: str) -> str:
     path.parent.mkdir(exist_ok=True)
     text = f"""#!/bin/sh
 real=$(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v {name})
+case " $* " in *" --help "*) exec "$real" "$@";; esac
 for word; do
     case $word in
     {command}) {script};;

@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks.lab import bundle
 from benchmarks.lab.hosts import Lab
+from benchmarks.lab.leaks import remains
 from migrator.core import prediction, preflight, suitability
 from migrator.core.errors import CheckFailed, Insecure, MigratorError, NoSpace, NotReady, Unsupported
 from migrator.core.host import UNLIMITED, Needs, Traits
 from migrator.core.prediction import Link, Load
 from migrator.core.processes import Descriptor, Process, problems
-from tests.migrator.agents import Agent, agents_on, edit_config, events, remains
+from tests.migrator.agents import Agent, agents_on, edit_config, events
 from tests.migrator.test_core import HOST, SOURCE, TARGET
 from tests.migrator.world import CONTAINER
 
@@ -185,7 +186,7 @@ def pair(shared_lab: Lab) -> Iterator[Pair]:
 def test_a_container_that_can_be_moved(pair: Pair) -> None:
     container = bundle.loop(pair.a.host, "loop")
     container.start()
-    before = remains(pair.a.host), remains(pair.b.host)
+    before = remains(pair.a.host)(pair.b.host)
     status, found, _ = pair.check("loop")
     assert status == 0, found
     assert found["ready"]
@@ -214,7 +215,7 @@ def test_a_container_that_can_be_moved(pair: Pair) -> None:
     assert shown["cpu"] == "has all that the source's has"
     assert shown["same runtime"] == "runc"
     assert "days left" in shown["certificate"]
-    assert (remains(pair.a.host), remains(pair.b.host)) == before
+    assert (remains(pair.a.host)(pair.b.host)) == before
     for words in (["check", "loop", pair.b.address], ["migrate", "loop", pair.b.address, "--dry-run"]):
         done = pair.a.migrator(*words)
         assert done.returncode == 0

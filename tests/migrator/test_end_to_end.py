@@ -5,8 +5,9 @@ from __future__ import annotations
 from benchmarks.lab import bundle, redis
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Lab
+from benchmarks.lab.leaks import remains
 from migrator.core.phases import Hold, Phase
-from tests.migrator.agents import STATE, agents_on, edit_config, events, remains, until
+from tests.migrator.agents import STATE, agents_on, edit_config, events, until
 
 SIX = ["prepare", "freeze", "dump", "restore", "commit", "hydrate", "detach"]
 

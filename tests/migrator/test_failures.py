@@ -13,9 +13,10 @@ from benchmarks.lab import bundle, tls
 from benchmarks.lab.container import Container
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Host, Lab
-from migrator.core.errors import RuntimeFailed
+from benchmarks.lab.leaks import remains
+from migrator.core.errors import Refused, RuntimeFailed
 from migrator.core.phases import Hold, Phase
-from tests.migrator.agents import MIGRATOR, STATE, Agent, events, remains, until, wrapper
+from tests.migrator.agents import MIGRATOR, STATE, Agent, events, until, wrapper
 
 # What a target does instead of restoring: CRIU then finds an image missing.
 LOSE_AN_IMAGE = 'find /run/migrator -name \'core-*.img\' -delete; exec "$real" "$@"'
@@ -186,6 +187,22 @@ def test_what_a_killed_restore_leaves_is_removed_without_touching_the_root(agent
     ).stdout
     assert left == ""
     start(agents)  # the fixture stops them
+
+
+def test_it_is_aborted_while_the_container_is_frozen(agents: Scene) -> None:
+    """The dump stands at the gate all the while: the container does not wait for it."""
+    gate = Gate(agents.a.host)
+    start(agents, source=("--runtime", wrapper(agents.a.host, "runc", "checkpoint", WAIT_AT_GATE)))
+    with agents.a.migrating("redis", agents.b) as told:
+        migration = until(told, event="started")["migration"]
+        gate.wait()
+        assert agents.container.status == "paused"
+        done = agents.a.migrator("abort", migration)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert until(told, event="error")["kind"] == "Aborted"
+    agents.check_nothing_happened()
+    assert agents.a.migrator("abort", migration).returncode == 0, "once more changes nothing"
+    assert agents.b.migrator("abort", migration).returncode == Refused.status
 
 
 def test_the_agent_is_stopped_while_the_container_is_frozen(agents: Scene) -> None:

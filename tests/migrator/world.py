@@ -76,6 +76,8 @@ class World:
     dump_room: bool = False
     attached: bool = True  # the target's disk still refers to the source
     complete: bool = False
+    kept: str = ""
+    left: list[tuple[str, bool]] = field(default_factory=list)  # what the source was told to leave, and to keep
     journals: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=lambda: {"source": {}, "target": {}})
     volatile: dict[str, list[str]] = field(default_factory=lambda: {"source": [], "target": []})
     received: dict[str, bytes] = field(default_factory=dict)
@@ -183,7 +185,7 @@ class FakeJournal:
 
     def read(self, migration: str) -> list[dict[str, Any]]:
         try:
-            return self._all[migration]
+            return [{"time": 0.0, **entry} for entry in self._all[migration]]
         except KeyError:
             raise MigrationUnknown(migration) from None
 
@@ -459,6 +461,10 @@ class FakeMounted:
     def detached(self) -> bool:
         return not self.world.attached
 
+    @property
+    def missing_bytes(self) -> int:
+        return 0 if self.world.complete else 1
+
     def verify(self) -> None:
         with self.world.act("target: verify", DiskFailed):
             assert self.world.complete
@@ -514,6 +520,12 @@ class FakeDisk:
             self.world.mounted = True
         return FakeMounted(self.world)
 
+    def keep(self, store: str, place: str) -> None:
+        with self.world.act("target: keep", DiskFailed):
+            assert not self.world.mounted, "kept while it is mounted"
+            assert self.world.complete
+            self.world.kept = place
+
     def mounted(self, mountpoint: str, store: str) -> FakeMounted:
         assert not self.world.dead
         return FakeMounted(self.world)
@@ -565,6 +577,16 @@ class FakeHooks:
                 assert (self.world.source, self.world.target) == ("paused", "held")
             if stage is Stage.AFTER_COMMIT:
                 assert self.world.target == "running"
+
+
+@dataclass
+class FakePlaces:
+    world: World
+
+    def leave(self, directory: str, *, keep: bool) -> None:
+        with self.world.act("source: leave", DiskFailed):
+            assert (self.world.source, self.world.exported) == ("gone", False)
+            self.world.left.append((directory, keep))
 
 
 @dataclass
@@ -626,6 +648,9 @@ class FakePeer:
     def standing(self, migration: str) -> Hold:
         return self.holder.standing(migration)
 
+    def cancel(self) -> None:
+        self.world.acts.append("link: cancel")
+
     def outcome(self, migration: str) -> Outcome:
         return Outcome.UNDECIDED
 
@@ -656,6 +681,7 @@ def make_ports(world: World) -> SourcePorts:
         FakeClock(),
         FakeInspector(),
         FakeHooks(world, "source"),
+        FakePlaces(world),
     )
 
 

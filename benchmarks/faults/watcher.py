@@ -1,0 +1,142 @@
+"""Watches the container on both hosts, and proves of each migration that two copies never acted at once.
+
+Two witnesses. The freezer of each side's cgroup says, every few milliseconds, whether tasks there can act. And the
+container itself writes a line into a file on its own disk a hundred times a second: a copy that acted between two looks
+has made its file longer, whichever side it was on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.lab.hosts import Host
+
+TICKS: Final = "srv/ticks"  # below the container's root
+LOOK_SECONDS: Final = 0.002
+
+# Ticks without a program being started, so that every dump meets the same processes.
+WITNESS: Final = (
+    "rm -f /srv/pipe; mkfifo /srv/pipe; exec 9<>/srv/pipe; "
+    f'( while :; do read -t 0.01 -u 9; echo $EPOCHREALTIME >>/{TICKS}; done ) & exec "$@"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One side at an instant."""
+
+    at: float
+    acting: bool  # tasks that are not frozen
+    ticks: int  # bytes of the file; -1: none
+
+
+class Side:
+    """The container of one name on one host."""
+
+    def __init__(self, host: Host, name: str, roots: Callable[[], Sequence[Path]]) -> None:
+        """ROOTS: where its files may be, seen from outside and past any FUSE mount."""
+        freezer = host.path_of("/sys/fs/cgroup/freezer")  # v1 owns it where both versions are
+        self._group = (freezer if freezer.exists() else freezer.parent) / name
+        self._roots = roots
+
+    def look(self) -> Look:
+        """Now."""
+        return Look(time.monotonic(), _acting(self._group), self._ticks())
+
+    def _ticks(self) -> int:
+        sizes = [-1]
+        for root in self._roots():
+            with contextlib.suppress(OSError):
+                sizes.append(os.stat(root / TICKS).st_size)
+        return max(sizes)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _acting(group: Path) -> bool:
+    """The state is looked at first: a group that freezes, or goes away, after that has no tasks that act by the end."""
+    frozen = _read(group / "freezer.state").strip() == "FROZEN" or "frozen 1" in _read(group / "cgroup.events")
+    return not frozen and any(map(_can_act, _read(group / "cgroup.procs").split()))
+
+
+def _can_act(pid: str) -> bool:
+    """A task that has been killed, and is thawed to die, acts no more."""
+    status = dict(line.split(":", 1) for line in _read(Path(f"/proc/{pid}/status")).splitlines() if ":" in line)
+    pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
+    return status.get("State", "Z").split()[0] not in "ZX" and not pending & 1 << (signal.SIGKILL - 1)
+
+
+class Watcher:
+    """A context manager; looks from its start to its end."""
+
+    def __init__(self, source: Side, target: Side) -> None:
+        """SOURCE: where the container acts at first."""
+        self._sides = (source, target)
+        self.looks: list[tuple[Look, Look]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        """Look."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look no more."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self.looks.append((self._sides[0].look(), self._sides[1].look()))
+
+    def wait(self, condition: Callable[[Look, Look], bool], seconds: float) -> bool:
+        """Whether a look fulfils CONDITION within SECONDS."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if condition(self._sides[0].look(), self._sides[1].look()):
+                return True
+            time.sleep(LOOK_SECONDS)
+        return False
+
+    def problems(self) -> Iterator[str]:
+        """What should never have been seen."""
+        looks = self.looks
+        if not looks:
+            yield "nobody looked"
+            return
+        both = [source for source, target in looks if source.acting and target.acting]
+        if both:
+            yield f"two copies acted at once, in {len(both)} of {len(looks)} looks"
+        stands = next((number for number, (source, _) in enumerate(looks) if not source.acting), len(looks))
+        after = looks[stands:]
+        if after:
+            frozen_at = after[0][0].ticks
+            grew = [max(pair[side].ticks for pair in after) - frozen_at for side in (0, 1)]
+            if min(grew) > 0:
+                yield f"both copies wrote after the freeze: {grew[0]} and {grew[1]} bytes"
+
+    @property
+    def standstill(self) -> float:
+        """Seconds, the longest time in which neither side acted."""
+        longest, began = 0.0, None
+        for source, target in self.looks:
+            if source.acting or target.acting:
+                began = None
+            else:
+                began = source.at if began is None else began
+                longest = max(longest, source.at - began)
+        return longest

@@ -1,0 +1,40 @@
+"""What can be done about a migration that stands where it stands: for `migrator status`, and for who wants to abort.
+
+Pure: states in, a line out. It must not know how a migration came there.
+"""
+
+from __future__ import annotations
+
+from migrator.core.errors import TooLate
+from migrator.core.phases import DECIDED, Hold, Phase
+
+
+def advise(phase: str, migration: str, container: str, peer: str) -> str:
+    """What happens next by itself, and the command for whoever cannot wait; empty where it has ended well."""
+    back = f"bring it back with 'migrator migrate {container} THIS-HOST' on {peer}"
+    match phase:
+        case Phase.PREPARE | Phase.FREEZE | Phase.DUMP | Phase.RESTORE:
+            return f"'migrator abort {migration}' lets the container go on here"
+        case Phase.ROLLBACK:
+            return "the container goes on here by itself, also after a restart of the agent"
+        case Phase.COMMIT:
+            return f"it is decided, and the container goes on on {peer} as soon as the agent there answers: start that"
+        case Phase.HYDRATE | Phase.DETACH:
+            return f"the container runs on {peer}, and its disk follows by itself; keep this host up, or {back}"
+        case Phase.DONE:
+            return f"the container runs on {peer}; {back}"
+        case Hold.PREPARED | Hold.RESTORING | Hold.HELD:
+            return f"the container is {peer}'s until that has decided: start the agent there, or reach it"
+        case Hold.OPEN:
+            return f"the container runs here, and part of its disk is on {peer}: keep that up"
+        case _:
+            return ""
+
+
+def too_late(phase: Phase, migration: str, container: str, peer: str) -> TooLate:
+    """Why a migration cannot be aborted, and what can be done instead."""
+    assert phase in DECIDED
+    return TooLate(
+        f"migration {migration} is in '{phase}': container {container} is the target's",
+        remedy=advise(phase, migration, container, peer),
+    )
