@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.migrate.bench import FLOOR, Sample, goals, load, rows, write
@@ -28,6 +29,7 @@ def test_goals_hold_and_are_missed() -> None:
         sample("voyager stop-copy", 300, 200),  # beyond the freeze
     ):
         assert not goals([each for each in GOOD if each.contender != bad.contender] + [bad]).ok
+    assert len(goals([*GOOD, replace(GOOD[3], disk_mib=64)]).checks) == 3, "alone with its disk, it has no ratio"
     assert not goals([*GOOD[:3], sample("voyager post-copy", 500, 490, memory=1024)]).ok
 
 
