@@ -336,16 +336,14 @@ class VoyfsMount:
     def discard(self) -> None:
         """See ports.Mounted."""
         mountpoint = str(self._mountpoint)
-        try:
-            connections = syscalls.devices_at(mountpoint)
-            syscalls.unmount_below(mountpoint)
-        except OSError as error:
-            raise DiskFailed(f"cannot unmount {mountpoint}: {error.strerror}") from error
-        if self._ended(UNUSED_SECONDS):
-            return
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                Path(f"/sys/fs/fuse/connections/{connection}/abort").write_text("1")
+        with contextlib.closing(syscalls.FuseAborts(mountpoint)) as abort:
+            try:
+                syscalls.unmount_below(mountpoint)
+            except OSError as error:
+                raise DiskFailed(f"cannot unmount {mountpoint}: {error.strerror}") from error
+            if self._ended(UNUSED_SECONDS):
+                return
+            abort()
         if not self._ended(DAEMON_SECONDS):
             procs.kill_users(str(self._store))
 

@@ -5,6 +5,7 @@ They raise plain `OSError`. It must not know what they are used for.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -60,10 +61,32 @@ def mount_points() -> list[str]:
     return [unescape(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
 
 
-def devices_at(directory: str) -> list[int]:
-    """Minor device numbers of what is mounted at a directory: of a FUSE mount, the number of its connection."""
-    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [int(words[2].partition(":")[2]) for words in lines if unescape(words[4]) == directory]
+class FuseAborts:
+    """Means to fail all that waits in the FUSE mounts at a directory, also when they are mounted there no longer.
+
+    A connection's number is given to the next mount, anybody's, as soon as it is gone. So the kernel's files for it are
+    opened while it is mounted: they never mean another one.
+    """
+
+    def __init__(self, directory: str, control: str = "/sys/fs/fuse/connections") -> None:
+        """To be closed by `close`. CONTROL: where the kernel's file system for it is mounted, if it is."""
+        self._files: list[int] = []
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            words = line.split()
+            kind = words[words.index("-") + 1]
+            if unescape(words[4]) == directory and kind.partition(".")[0] in ("fuse", "fuseblk"):
+                with contextlib.suppress(OSError):
+                    path = f"{control}/{words[2].partition(':')[2]}/abort"
+                    self._files.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+
+    def __call__(self) -> None:
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                os.write(file, b"1")
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
 
 
 def mounts_below(directory: str) -> list[str]:

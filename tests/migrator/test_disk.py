@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -101,6 +102,31 @@ def test_a_mount_that_waits_for_a_dead_source_is_discarded(
     disk.remove(str(tmp_path / "c"))
     assert not (tmp_path / "c").exists()
     mounted.discard()
+
+
+def test_a_mount_is_aborted_but_never_one_that_took_its_number(
+    disk: VoyfsDisk, export: VoyfsExport, tmp_path: Path
+) -> None:
+    control = tmp_path / "connections"
+    control.mkdir()
+    subprocess.run(["mount", "-t", "fusectl", "fusectl", control], check=True)
+    try:
+        first, second = (str(tmp_path / name / "root") for name in ("first", "second"))
+        mounted = disk.mount(export.address, first, str(tmp_path / "first/store"))
+        with contextlib.closing(syscalls.FuseAborts(first, str(control))) as abort:
+            mounted.discard()
+            other = disk.mount(export.address, second, str(tmp_path / "second/store"))  # on an idle machine it takes it
+            try:
+                abort()
+                assert sorted(os.listdir(second)) == ["etc", "large"]
+                with contextlib.closing(syscalls.FuseAborts(second, str(control))) as its_own:
+                    its_own()
+                with pytest.raises(OSError, match="not connected"):
+                    os.listdir(second)
+            finally:
+                other.discard()
+    finally:
+        subprocess.run(["umount", control], check=True)
 
 
 def test_nothing_is_deleted_below_a_mount(disk: VoyfsDisk, mounted: VoyfsMount, tree: Path, tmp_path: Path) -> None:
