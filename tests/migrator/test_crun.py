@@ -11,7 +11,8 @@ import pytest
 from benchmarks.lab import bundle, redis
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Lab
-from tests.migrator.agents import agents_on, events, remains
+from benchmarks.lab.leaks import remains
+from tests.migrator.agents import agents_on, events
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

@@ -15,11 +15,12 @@ from benchmarks.lab import bundle, redis
 from benchmarks.lab.container import Container
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import PREFIX, Lab
+from benchmarks.lab.leaks import remains
 from migrator.core import limits
 from migrator.core.errors import HookFailed, Unsupported
 from migrator.core.hook import Stage
 from migrator.hooks import ProgramHooks
-from tests.migrator.agents import Agent, agents_on, edit_config, events, remains
+from tests.migrator.agents import Agent, agents_on, edit_config, events
 
 FACTS = {"side": "source", "container": "box"}
 

@@ -13,9 +13,10 @@ from benchmarks.lab import bundle, redis
 from benchmarks.lab.container import Container
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Host, Lab
+from benchmarks.lab.leaks import remains
 from migrator.core.errors import NotReady, RuntimeFailed, Stranded
 from migrator.core.memory import PIPE_BYTES
-from tests.migrator.agents import Agent, agents_on, events, remains, until, wrapper
+from tests.migrator.agents import Agent, agents_on, events, until, wrapper
 
 MEMORY_MIB = 64
 

@@ -14,12 +14,13 @@ import pytest
 from benchmarks.lab import bundle
 from benchmarks.lab.container import Container
 from benchmarks.lab.hosts import Lab
+from benchmarks.lab.leaks import remains
 from migrator import mounting, procfs, syscalls
 from migrator.core.errors import DiskFailed, RuntimeFailed, Unsupported
 from migrator.core.plan import Order, Progress
 from migrator.core.volumes import Kind, Place, Volume, classify, owner
 from migrator.disk import VoyfsDisk
-from tests.migrator.agents import STATE, Agent, agents_on, edit_config, events, remains, wrapper
+from tests.migrator.agents import STATE, Agent, agents_on, edit_config, events, wrapper
 from tests.migrator.test_failures import LOSE_AN_IMAGE
 from tests.migrator.world import CONFIG, FakeDisk, FakeMounted, World
 
