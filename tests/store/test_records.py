@@ -150,6 +150,19 @@ async def test_a_capability_removed_during_a_checkpoint_stays_removed(tmp_path: 
         assert store.content.list_xattrs(at(store, "f")) == []
 
 
+def test_a_capability_removed_after_the_last_chunk_stays_removed(tmp_path: Path) -> None:
+    """The next daemon knows from the log that the file has had it."""
+    capable = entry("f", 10, size=2 * CHUNK, xattrs=((b"security.capability", CAPABILITY),))
+    with opened(tmp_path / "s") as store:
+        populate(store, store.tree.node(ROOT), capable)
+        fetched(store, at(store, "f"), 0, 1)
+    with opened(tmp_path / "s", taking_over=True) as store:
+        assert store.content.list_xattrs(at(store, "f")) == [b"security.capability"]
+        store.content.remove_xattr(at(store, "f"), b"security.capability")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        assert store.content.list_xattrs(at(store, "f")) == []
+
+
 @in_trio
 async def test_an_fsync_does_not_write_an_older_state_over_a_checkpoint(tmp_path: Path) -> None:
     with opened(tmp_path / "s") as store:

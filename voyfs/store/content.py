@@ -260,8 +260,7 @@ class Content:
             return
         if record.capability is not None:
             os.setxattr(self._tree.xattr_path(node), CAPABILITY, record.capability, follow_symlinks=False)
-            record.capability = None
-            self._records.touched(record)
+            self._records.capability_given(record)
         if record.mtime_ns is not None:
             file = self._tree.file(node)
             os.utime(file, ns=(os.fstat(file).st_atime_ns, record.mtime_ns))

@@ -306,6 +306,12 @@ class Records:
         ctime = _NONE if record.ctime_ns is None else record.ctime_ns
         self._note(record, _MARKS.pack(b"T", record.ino, mtime, ctime), _MARKS.pack(b"F", record.ino, record.flags, 0))
 
+    def capability_given(self, record: Record) -> None:
+        """The file itself has its capability from now on. Or the next daemon would give it once more,
+        though the container may have removed it."""
+        self._note(record, _MARKS.pack(b"C", record.ino, 0, 0))
+        record.capability = None
+
     def moved(self, record: Record) -> None:
         """Only a hint changed: worth writing down some time, not worth a log entry."""
         self._dirty[record.ino] = record
@@ -506,6 +512,8 @@ class Records:
                 record.ctime_ns = None if second == _NONE else second
             elif kind == b"F":
                 record.flags = first
+            elif kind == b"C":
+                record.capability = None
             self._dirty[ino] = record
 
     def _create_log(self, generation: int) -> int:
