@@ -283,8 +283,13 @@ class Operations(pyfuse3.Operations):
         )
         return _entry(shown)
 
-    @_translated
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if self._vfs.lacks_xattr(inode, name):  # what the kernel asks before every write
+            raise FUSEError(errno.ENODATA)
+        return await self._getxattr(inode, name)
+
+    @_translated
+    async def _getxattr(self, inode: int, name: bytes) -> bytes:
         return self._vfs.getxattr(inode, name)
 
     @_translated

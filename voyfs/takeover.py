@@ -46,9 +46,13 @@ Resent = tuple[Change, int, bytes]
 
 _NOTIFY_RESEND = 7
 
-# Capabilities that libfuse must not believe in: an extended INIT, and reading requests into a pipe
-# (splice), which is more work than reading, for what Python then copies out of it.
-_UNWANTED = 1 << 30 | 0b111 << 7
+# Capabilities that libfuse must not believe in: an extended INIT.
+_UNWANTED = 1 << 30
+
+# What libfuse is told that the kernel speaks. From 14 on it reads requests into a pipe (splice) and from there into
+# memory: two calls for one, for what Python copies anyway. None of what it handles differs between 13 and MINOR.
+_TOLD_MINOR = 13
+assert _TOLD_MINOR <= MINOR
 
 _READ_BYTES = MAX_WRITE + (1 << 16)
 
@@ -76,7 +80,7 @@ class StandIn:
             _enlarge(end)
         self._again: list[bytes] = []
         self.resends = True  # whether the kernel can
-        body = INIT_IN.pack(*(MAJOR, MINOR, MAX_WRITE, 0xFFFFFFFF & ~_UNWANTED, 0), *([0] * 11))
+        body = INIT_IN.pack(*(MAJOR, _TOLD_MINOR, MAX_WRITE, 0xFFFFFFFF & ~_UNWANTED, 0), *([0] * 11))
         self._feeder.send(_request(OP_INIT, 0, body))
 
     @property

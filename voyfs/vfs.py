@@ -341,6 +341,11 @@ class Vfs:
             raise OSError(errno.ENODATA, "no such attribute")
         return self._store.content.get_xattr(self._store.tree.node(ino), name)
 
+    def lacks_xattr(self, ino: int, name: bytes) -> bool:
+        """Whether `getxattr` would find nothing, where that is known at once."""
+        node = self._store.tree.nodes.get(ino)
+        return node is not None and self._store.content.lacks_xattr(node, name)
+
     def listxattr(self, ino: int) -> list[bytes]:
         return self._store.content.list_xattrs(self._store.tree.node(ino))
 

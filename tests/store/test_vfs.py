@@ -11,6 +11,7 @@ import trio.testing
 
 from tests.fakes.source import FaultySource, MemorySource
 from tests.store.support import in_thread, in_trio
+from tests.support.trees import CAPABILITY
 from voyfs.core.errors import SourceChanged, SourceUnreachable
 from voyfs.core.limits import CHUNK
 from voyfs.hydrator import Hydrator
@@ -299,3 +300,23 @@ async def test_one_walk_finds_whatever_the_kernel_kept_from_an_earlier_daemon(
         assert not os.listdir(tmp_path / "s" / "orphans")
         with pytest.raises(OSError, match="no node"):
             made.vfs.getattr(removed)
+
+
+@in_trio
+async def test_an_attribute_that_was_missing_is_seen_once_it_is_there(tmp_path: Path) -> None:
+    """That there is none is remembered: the kernel asks before every write."""
+    async with mounted(tmp_path) as made:
+        ino = await made.look("f")
+        assert not made.vfs.lacks_xattr(ino, b"security.capability")
+        with pytest.raises(OSError, match="No data"):
+            made.vfs.getxattr(ino, b"security.capability")
+        assert made.vfs.lacks_xattr(ino, b"security.capability")
+        made.vfs.setxattr(ino, b"security.capability", CAPABILITY)  # kept back: the file has absent bytes
+        assert not made.vfs.lacks_xattr(ino, b"security.capability")
+        assert made.vfs.getxattr(ino, b"security.capability") == CAPABILITY
+        await made.read(ino)  # the last chunk gives it to the backing file
+        assert not made.vfs.lacks_xattr(ino, b"security.capability")
+        assert made.vfs.getxattr(ino, b"security.capability") == CAPABILITY
+        made.vfs.removexattr(ino, b"security.capability")
+        with pytest.raises(OSError, match="No data"):
+            made.vfs.getxattr(ino, b"security.capability")

@@ -24,6 +24,10 @@ from voyfs.store.records import Records
 from voyfs.store.tree import Node, Tree
 
 CAPABILITY = "security.capability"
+_CAPABILITY = CAPABILITY.encode()
+
+# What the kernel itself asks for, the first before every write; it does not remember that there is none, but we do.
+_ASKED = frozenset((_CAPABILITY, b"system.posix_acl_access", b"system.posix_acl_default"))
 
 
 @dataclass(slots=True)
@@ -180,7 +184,7 @@ class Content:
         if record is not None and not record.complete:
             assert not self.needed_before_write(record, extent), "a partial chunk would be mixed"
         with self._owned(node, WRITTEN):
-            count = self._pwrite(self._tree.file(node), data, offset)
+            count = self._pwrite(node, data, offset)
         if record is not None and not record.complete:
             presence = record.presence
             assert presence is not None
@@ -200,10 +204,12 @@ class Content:
         self.settle(node)
         return count
 
-    @staticmethod
-    def _pwrite(file: int, data: bytes, offset: int) -> int:
+    def _pwrite(self, node: Node, data: bytes, offset: int) -> int:
         """pwrite(2) that lets the capability be: the kernel has taken it from a file that a program
         wrote to, and a write through a shared mapping, which looks the same here, leaves it."""
+        file = self._tree.file(node)
+        if _CAPABILITY in node.lacks:
+            return os.pwrite(file, data, offset)
         try:
             capability = os.getxattr(file, CAPABILITY)
         except OSError:
@@ -261,6 +267,7 @@ class Content:
         if record.capability is not None:
             os.setxattr(self._tree.xattr_path(node), CAPABILITY, record.capability, follow_symlinks=False)
             self._records.capability_given(record)
+            node.lacks = ()
         if record.mtime_ns is not None:
             file = self._tree.file(node)
             os.utime(file, ns=(os.fstat(file).st_atime_ns, record.mtime_ns))
@@ -272,22 +279,33 @@ class Content:
     def get_xattr(self, node: Node, name: bytes) -> bytes:
         """Raises OSError(ENODATA) when it is not there."""
         record = node.record
-        if record is not None and record.capability is not None and name == CAPABILITY.encode():
+        if record is not None and record.capability is not None and name == _CAPABILITY:
             return record.capability
-        return os.getxattr(self._tree.xattr_path(node), name, follow_symlinks=False)
+        try:
+            return os.getxattr(self._tree.xattr_path(node), name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.ENODATA and name in _ASKED and name not in node.lacks:
+                node.lacks += (name,)
+            raise
+
+    def lacks_xattr(self, node: Node, name: bytes) -> bool:
+        """Whether it is known, without asking anybody, that there is no such attribute."""
+        record = node.record
+        return name in node.lacks and (record is None or record.capability is None)
 
     def list_xattrs(self, node: Node) -> list[bytes]:
         path = self._tree.xattr_path(node)
         names = [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=False)]
         if node.record is not None and node.record.capability is not None:
-            names.append(CAPABILITY.encode())
+            names.append(_CAPABILITY)
         return names
 
     def set_xattr(self, node: Node, name: bytes, value: bytes) -> None:
+        node.lacks = ()
         if not self._powers.keeps(name):
             raise OSError(errno.EOPNOTSUPP, "an unprivileged store has no such attributes")
         record = node.record
-        if name == CAPABILITY.encode() and record is not None and not record.complete:
+        if name == _CAPABILITY and record is not None and not record.complete:
             record.capability = value
             self._records.save(record)
         else:
@@ -297,7 +315,7 @@ class Content:
 
     def remove_xattr(self, node: Node, name: bytes) -> None:
         record = node.record
-        if record is not None and record.capability is not None and name == CAPABILITY.encode():
+        if record is not None and record.capability is not None and name == _CAPABILITY:
             record.capability = None
             self._records.save(record)
         else:

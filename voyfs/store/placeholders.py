@@ -203,6 +203,7 @@ class Placeholders:
         for key in os.listxattr(path, follow_symlinks=False):
             os.removexattr(path, key, follow_symlinks=False)
         self._dress(descriptor, name, entry)
+        directory.lacks = ()
         record.version = entry.version
         record.mode = entry.mode
         record.ctime_ns = entry.version.ctime_ns

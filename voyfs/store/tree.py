@@ -32,10 +32,11 @@ class Node:
     """An entry of the backing tree, and where it is: `name` in the directory node `parent`.
 
     `others` holds further (parent, name) of a hard-linked file, as far as they were seen.
-    `lookups` is the kernel's reference count; `held` counts our own reasons to keep the node.
+    `lookups` is the kernel's reference count; `held` counts our own reasons to keep the node. `lacks`
+    are extended attributes that it is known not to have.
     """
 
-    __slots__ = ("held", "ino", "kind", "lookups", "name", "others", "parent", "record")
+    __slots__ = ("held", "ino", "kind", "lacks", "lookups", "name", "others", "parent", "record")
 
     def __init__(self, ino: int, parent: int, name: bytes, kind: int, record: Record | None):
         self.ino = ino
@@ -46,6 +47,7 @@ class Node:
         self.lookups = 0
         self.held = 0
         self.others: set[tuple[int, bytes]] | None = None
+        self.lacks: tuple[bytes, ...] = ()
 
     @property
     def parked(self) -> bool:
