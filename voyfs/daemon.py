@@ -146,6 +146,7 @@ class Daemon:
         self._store.bandwidth = pacer.rate
         background = Background(self._store, self._source, bulk, self._hydrator, self.checkpoint, pacer)
         async with trio.open_nursery() as nursery:
+            self._hydrator.nursery = nursery
 
             def make_way() -> None:
                 """Calls under way are not answered: the kernel sends them to the next daemon."""

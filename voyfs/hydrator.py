@@ -16,9 +16,9 @@ from typing import NamedTuple
 import trio
 
 from voyfs.core.entry import Entry
-from voyfs.core.errors import SourceChanged, SourceCorrupt, SourceMalformed, SourceUnreadable
+from voyfs.core.errors import SourceChanged, SourceCorrupt, SourceMalformed, SourceUnreadable, VoyfsError
 from voyfs.core.extents import Extent, chunks_touched, coalesce
-from voyfs.core.limits import FETCH_BYTES
+from voyfs.core.limits import AHEAD_BYTES, AHEAD_FETCH_BYTES, AHEAD_FETCHES, FETCH_BYTES
 from voyfs.core.metrics import Histogram
 from voyfs.core.prefetch import Window
 from voyfs.core.presence import Presence
@@ -98,6 +98,8 @@ class Hydrator:
         self._flights: dict[int, list[Flight]] = {}
         self.populating: dict[int, trio.Event] = {}
         self._windows: OrderedDict[int, Window] = OrderedDict()
+        self.nursery: trio.Nursery | None = None  # of what is fetched ahead of readers; without it nothing is
+        self._ahead = 0  # of these fetches, under way
         self._demands = 0
         self._no_demand = trio.Event()
         self._no_demand.set()
@@ -172,7 +174,12 @@ class Hydrator:
             self.progress.hits += 1
             return
         presence = record.presence
-        wide = self._window(node).read(extent) if ahead else extent
+        wide = extent
+        if ahead:
+            wide = self._window(node).read(extent)
+            near = min(wide.stop, extent.stop + AHEAD_FETCH_BYTES)
+            self._read_ahead(node, record, presence, Extent(near, wide.stop))
+            wide = Extent(wide.start, near)
         if not presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk)):
             self.progress.hits += 1
             return
@@ -202,6 +209,29 @@ class Hydrator:
                 await self._fetch(node, record, presence, flight, demand=demand)
             finally:
                 self.land(node, flight)
+
+    def _read_ahead(self, node: Node, record: Record, presence: Presence, extent: Extent) -> None:
+        """Starts to fetch what of `extent` nobody fetches yet, in pieces worth a call of their own."""
+        if self.nursery is None or not self._source.reachable:
+            return
+        taken = self.claimed(node.ino)
+        wanted = chunks_touched(extent.clip(presence.limit), presence.chunk)
+        free = [index for index in presence.missing(wanted) if index not in taken]
+        most = AHEAD_FETCH_BYTES // presence.chunk
+        while self._ahead < AHEAD_FETCHES and (len(free) >= most or (free and extent.stop >= presence.limit)):
+            flight = self.claim(node, free[:most], in_hand=True)
+            free = free[most:]
+            self._ahead += 1
+            self.nursery.start_soon(self._fetch_ahead, node, record, presence, flight)
+
+    async def _fetch_ahead(self, node: Node, record: Record, presence: Presence, flight: Flight) -> None:
+        try:
+            await self._fetch(node, record, presence, flight, demand=False)
+        except (VoyfsError, OSError) as error:
+            log.debug("reading ahead fails", why=str(error))  # who needs the bytes asks again, and hears of it
+        finally:
+            self._ahead -= 1
+            self.land(node, flight)
 
     async def clear(self, node: Node, extent: Extent) -> None:
         """Until the next await, no fetch will write a byte of `extent`.
@@ -246,7 +276,7 @@ class Hydrator:
     def _window(self, node: Node) -> Window:
         window = self._windows.pop(node.ino, None)
         if window is None:
-            window = Window(self._store.chunk, FETCH_BYTES // 2)
+            window = Window(self._store.chunk, AHEAD_BYTES)
             if len(self._windows) >= WINDOWS:
                 self._windows.popitem(last=False)
         self._windows[node.ino] = window
