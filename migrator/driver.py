@@ -218,7 +218,7 @@ class Driver:
         self._recorder.timeline.paused = self._recorder.now()
         with self._recorder.step(Phase.FREEZE, "pause"):
             self._ports.runtime.pause(self._container)
-        if self._link is not None:
+        if self._link is not None:  # after it: what the container has said before must not be lost
             with self._recorder.step(Phase.FREEZE, "cut"):
                 self._link.cut()
         self._advance(Step.FROZEN, durable=False)

@@ -61,12 +61,15 @@ class Room:
             raise RuntimeFailed(f"cannot remove {self.directory}: {error.strerror}") from error
 
     def log_tail(self, name: str) -> list[str]:
-        """The last lines of a log of CRIU or of the runtime; none if there is none."""
+        """The errors in a log of CRIU or of the runtime, and its last lines; none if there is none."""
         try:
             lines = (self.work / name).read_text(errors="replace").splitlines()
         except OSError:
             return []
-        return lines[-limits.LOG_LINES :]
+        last = lines[-limits.LOG_LINES :]
+        # After the error that matters come some more, and the story of how tasks are let go.
+        before = [line for line in lines[: -limits.LOG_LINES] if "Error (" in line][: limits.LOG_LINES // 2]
+        return [*before, *last[len(before) :]]
 
 
 class Outgoing:

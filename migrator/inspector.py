@@ -53,7 +53,7 @@ class HostInspector:
             profiles=tuple(names[:PROFILES]),
             seccomp="Seccomp_filters" in procfs.read("/proc/self/status"),
             limits={name: _hard(number) for name, number in _LIMITS.items()},
-            raises_limits=_has_capability(CAP_SYS_RESOURCE),
+            raises_limits=has_capability(CAP_SYS_RESOURCE),
             features=self._known_features(),
             certificate_expires=certificate.expires(self._material) if self._material else 0.0,
             wall=time.time(),
@@ -87,6 +87,7 @@ class HostInspector:
             disk_files=files,
             disk_counted=counted,
             processes=len(found),
+            other_users=any(each.owners - {os.getuid(), os.getgid()} for each in found),
             problems=tuple(rules.problems(found, container.pid, behind)),
         )
 
@@ -175,7 +176,8 @@ def _highest(pids: Sequence[int]) -> dict[str, int]:
     return found
 
 
-def _has_capability(number: int) -> bool:
+def has_capability(number: int) -> bool:
+    """Whether this process has an effective capability (linux/capability.h)."""
     for line in procfs.read("/proc/self/status").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> number & 1)

@@ -96,7 +96,11 @@ class Runtime(Protocol):
         """
 
     def pause(self, container: Container) -> None:
-        """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen."""
+        """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen.
+
+        Connections that wait to be accepted are let in first, for a moment at most: CRIU does not dump them, and their
+        clients would find them reset.
+        """
 
     def resume(self, container: Container) -> None:
         """Let all tasks go on; does nothing to a container that runs. Also for one known only from the journal."""

@@ -15,6 +15,7 @@ from migrator import syscalls
 from migrator.core.processes import ONE_NAMESPACE, Descriptor, Process
 from migrator.core.volumes import Place
 
+LISTENING = "0A"  # TCP_LISTEN (net/tcp_states.h), as /proc writes it; the length of its queue is its receive queue
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
 
@@ -42,6 +43,17 @@ def place(path: str) -> Place:
     return Place(os.path.isdir(path), kind, syscalls.unescape(origin), options, below)
 
 
+def unaccepted(pid: int) -> int:
+    """Connections that wait in the queues of the listening TCP sockets of a process's network namespace."""
+    count = 0
+    for name in ("tcp", "tcp6"):
+        for line in read(f"/proc/{pid}/net/{name}").splitlines()[1:]:
+            words = line.split()
+            if words[3] == LISTENING:
+                count += int(words[4].partition(":")[2], 16)
+    return count
+
+
 def processes(pids: Sequence[int], init: int) -> list[Process]:
     """The processes, with what they have open; INIT: the one whose mounts are the container's."""
     mounts = {int(line.split()[0]) for line in read(f"/proc/{init}/mountinfo").splitlines()}
@@ -64,6 +76,7 @@ def _process(pid: int, mounts: set[int]) -> Process | None:
         name=status.get("Name", ""),
         parent=int(status["PPid"]),
         tracer=int(status.get("TracerPid", "0")),
+        owners=frozenset(int(each) for name in ("Uid", "Gid") for each in status.get(name, "").split()[:3]),
         namespaces=namespaces,
         descriptors=tuple(_descriptors(pid, own)),
         mapped_devices=tuple(_mapped_devices(pid)),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from migrator import images, procs
-from migrator.core import limits
+from migrator.core import limits, timers
 from migrator.core.argv import RuntimeCommand, lazy_pages
 from migrator.core.errors import Lost, NoSpace, RuntimeFailed
 from migrator.core.plan import ImagePiece, Order
@@ -71,6 +71,7 @@ class RuntimeRestore:
     def restore(self, pages: str = "") -> None:
         """See ports.Restore."""
         room = self.room
+        self._mend_images()
         if pages:
             self._pages.start(self._tool.environment, lazy_pages(pages, room.images, room.work))
         argv = self._command.restore(
@@ -101,6 +102,14 @@ class RuntimeRestore:
     def pages_complete(self, seconds: float) -> bool:
         """See ports.Restore."""
         return self._pages.complete(seconds)
+
+    def _mend_images(self) -> None:
+        """See core.timers."""
+        path = self.room.images / timers.NAME
+        if path.exists():
+            image = path.read_bytes()
+            if (mended := timers.rearm(image)) != image:
+                path.write_bytes(mended)
 
     def interrupt(self) -> None:
         """See ports.Restore. Tasks that CRIU has not let go yet use the room too, and die only with their group."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from migrator import images, leftovers, procs, syscalls
+from migrator import images, leftovers, procfs, procs, syscalls
 from migrator.core import bundle, limits, warm
 from migrator.core.argv import RuntimeCommand, Tls, criu_options
 from migrator.core.errors import ContainerNotRunning, ContainerUnknown, RuntimeFailed
@@ -144,8 +145,13 @@ class OciRuntime:
         return RuntimeDump(*self._with(connections), container, room, serve_on)
 
     def pause(self, container: Container) -> None:
-        """See ports.Runtime."""
-        Freezer(Path(container.cgroup)).freeze(limits.PAUSE_SECONDS)
+        """See ports.Runtime. Whether all were accepted is only certain while nobody runs."""
+        freezer, deadline = Freezer(Path(container.cgroup)), time.monotonic() + limits.DRAIN_SECONDS
+        freezer.freeze(limits.PAUSE_SECONDS)
+        while procfs.unaccepted(container.pid) and time.monotonic() < deadline:
+            freezer.thaw()
+            time.sleep(limits.DRAIN_LOOK_SECONDS)
+            freezer.freeze(limits.PAUSE_SECONDS)
 
     def resume(self, container: Container) -> None:
         """See ports.Runtime."""

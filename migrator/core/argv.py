@@ -106,9 +106,11 @@ def lazy_pages(serve: str, images: PurePath, work: PurePath) -> list[str]:
 def criu_options(tls: Tls | None) -> str:
     """CRIU's configuration: it leaves the network alone, and encrypts the pages that it sends.
 
+    Connections that nobody has accepted yet are left out instead of making it fail.
+
     Each side's certificate must bear the address that the other one calls it by, as for everything else between hosts.
     """
-    lines = ["network-lock skip"]
+    lines = ["network-lock skip", "skip-in-flight"]
     if tls is not None:
         lines += ["tls", f"tls-cacert {tls.authority}", f"tls-cert {tls.certificate}", f"tls-key {tls.key}"]
     return "\n".join(lines) + "\n"

@@ -59,4 +59,5 @@ class Needs:
     disk_files: int = 0
     disk_counted: bool = True  # False: there is more than that; counting took too long
     processes: int = 0
+    other_users: bool = False  # whether any of them runs as another user or group than the agent
     problems: tuple[str, ...] = ()  # what CRIU cannot dump, a line each

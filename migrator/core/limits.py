@@ -46,6 +46,9 @@ FREEZE_SECONDS: Final = 60.0  # the refresh is one round trip a directory that c
 RUNTIME_SECONDS: Final = 300.0  # dumping or restoring some ten GiB of memory
 KILL_SECONDS: Final = 2.0  # a killed task ends in milliseconds, unless it waits for a disk, which then ends first
 PAUSE_SECONDS: Final = 10.0  # tasks freeze in milliseconds; one that waits for a lazy read waits for the source
+# A server accepts within a millisecond or so of its next turn; one that does not for so long does not care.
+DRAIN_SECONDS: Final = 0.1
+DRAIN_LOOK_SECONDS: Final = 0.001
 # A rollback from RESTORE first waits so long for the target to say that its copy is gone, then resumes in any case: a
 # target that was never told "commit" cannot run its copy, so waiting only adds to certainty, and to downtime.
 ABORT_FIRST_SECONDS: Final = 2.0

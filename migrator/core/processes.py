@@ -47,6 +47,7 @@ class Process:
     name: str
     parent: int
     tracer: int = 0
+    owners: frozenset[int] = frozenset()  # users and groups that it runs as
     namespaces: Mapping[str, int] = field(default_factory=dict)  # by type: the inode
     descriptors: Sequence[Descriptor] = ()
     mapped_devices: Sequence[str] = ()

@@ -24,7 +24,7 @@ _NOT_MOVED: Final = frozenset({"mem_dirty_track", "uffd-noncoop"})  # ways of mo
 
 def source_rows(container: Container, facts: SourceFacts) -> list[Row]:
     """What can be told of the container's processes, and of the source, without the target."""
-    return [_processes(container, facts.needs), _certificate(facts.host)]
+    return [_processes(container, facts.needs), _users(container, facts), _certificate(facts.host)]
 
 
 def target_rows(container: Container, source: SourceFacts, target: TargetFacts) -> list[Row]:
@@ -55,6 +55,19 @@ def _processes(container: Container, needs: Needs) -> Row:
         f"in container {container.name}, {needs.problems[0]}, which cannot be moved{more}",
         "close or end it, or make the container without it",
         Unsupported,
+    )
+
+
+def _users(container: Container, facts: SourceFacts) -> Row:
+    """CRIU reads each task's limits by prlimit(2), which asks for this of whoever is not the task's own user."""
+    denied = facts.needs.other_users and not facts.host.traits.raises_limits
+    return Row(
+        "users",
+        "source",
+        f"container {container.name} has processes of users whose limits the source's agent may not read"
+        if denied
+        else "",
+        "give the agent CAP_SYS_RESOURCE",
     )
 
 

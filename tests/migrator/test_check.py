@@ -51,6 +51,13 @@ def test_two_hosts_that_are_alike_suit() -> None:
     ("source", "target", "name", "error", "says"),
     [
         (here(problems=("process 7 (x) has a thing",)), THERE, "processes", Unsupported, "process 7 (x) has a thing"),
+        (
+            replace(here(other_users=True), host=replace(HERE.host, traits=replace(TRAITS, raises_limits=False))),
+            THERE,
+            "users",
+            NotReady,
+            "may not read",
+        ),
         (HERE, there(certificate_expires=NOW - 1), "certificate", Insecure, "has expired"),
         (HERE, replace(THERE, cpu_problem="avx2"), "cpu", NotReady, "avx2"),
         (HERE, there(architecture="aarch64"), "kernel", NotReady, "aarch64"),

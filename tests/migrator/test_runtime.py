@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.lab.hosts import Lab
 from migrator.core.argv import RuntimeCommand
 from migrator.runc import OciRuntime
 
@@ -85,3 +87,21 @@ def test_a_restore_that_began_takes_away_what_it_left(told: Told, tmp_path: Path
     told.breaks()
     restore.discard()
     assert not (tmp_path / "root/box").exists()
+
+
+ACCEPT_LATE = """
+import os, socket
+from migrator.procfs import unaccepted
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    print(unaccepted(os.getpid()))
+    with socket.create_connection(listener.getsockname()):
+        print(unaccepted(os.getpid()))
+        listener.accept()[0].close()
+        print(unaccepted(os.getpid()))
+"""
+
+
+def test_connections_that_nobody_has_accepted_are_counted(lab: Lab) -> None:
+    """In a network namespace where nobody else listens."""
+    said = lab.host("a").run([sys.executable, "-c", ACCEPT_LATE]).stdout.split()
+    assert said == ["0", "1", "0"]
