@@ -111,7 +111,7 @@ PECULIAR: dict[str, Callable[[Agent], None]] = {
 
 def check(scene: Scene, words: list[str], status: int, *says: str) -> None:
     """The command fails as it should, and changed nothing."""
-    before = [remains(scene.a.host)(scene.b.host)]
+    before = [remains(scene.a.host), remains(scene.b.host)]
     done = scene.a.migrator(*words)
     assert done.returncode == status, done.stderr
     lines = done.stderr.splitlines()
@@ -120,7 +120,7 @@ def check(scene: Scene, words: list[str], status: int, *says: str) -> None:
     for each in says:
         assert each in lines[0]
     assert scene.box.status == "running"
-    assert [remains(scene.a.host)(scene.b.host)] == before
+    assert [remains(scene.a.host), remains(scene.b.host)] == before
 
 
 def test_unknown_container(scene: Scene) -> None:

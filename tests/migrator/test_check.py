@@ -193,7 +193,7 @@ def pair(shared_lab: Lab) -> Iterator[Pair]:
 def test_a_container_that_can_be_moved(pair: Pair) -> None:
     container = bundle.loop(pair.a.host, "loop")
     container.start()
-    before = remains(pair.a.host)(pair.b.host)
+    before = remains(pair.a.host), remains(pair.b.host)
     status, found, _ = pair.check("loop")
     assert status == 0, found
     assert found["ready"]
@@ -213,7 +213,7 @@ def test_a_container_that_can_be_moved(pair: Pair) -> None:
         "agent",
     ):
         assert (name, "target") in names
-    assert {"processes", "terminal", "namespaces", "mounts"} <= {name for name, host in names if host == "source"}
+    assert {"processes", "terminal", "namespaces", "mount types"} <= {name for name, host in names if host == "source"}
     assert found["prediction"]["link_rate"] > 1e6
     assert found["prediction"]["disk_files"] > 1000
     assert found["prediction"]["disk_bytes"] > 1 << 20
@@ -222,7 +222,7 @@ def test_a_container_that_can_be_moved(pair: Pair) -> None:
     assert shown["cpu"] == "has all that the source's has"
     assert shown["same runtime"] == "runc"
     assert "days left" in shown["certificate"]
-    assert (remains(pair.a.host)(pair.b.host)) == before
+    assert (remains(pair.a.host), remains(pair.b.host)) == before
     for words in (["check", "loop", pair.b.address], ["migrate", "loop", pair.b.address, "--dry-run"]):
         done = pair.a.migrator(*words)
         assert done.returncode == 0
