@@ -71,16 +71,24 @@ class Freezer:
             select.select([], [], [], pause)
             pause = min(pause + 0.0002, 0.005)
 
-    def exempt(self, pid: int) -> None:
-        """Move a process out: to the group above, in v2 (where that can hold none) to ours."""
-        place = self.directory.parent
-        if not self._v1:
-            mountpoint, root = next((each[0], each[1]) for each in cgroup_mounts() if each[2] == "cgroup2")
-            place = Path(mountpoint) / os.path.relpath(_groups("self")[""], root)
-        try:
-            (place / "cgroup.procs").write_text(str(pid))
-        except OSError as error:
-            raise RuntimeFailed(f"cannot move process {pid} to {place}: {error.strerror}") from error
+    def exempt_all_but(self, init: int) -> None:
+        """Move all that is neither INIT nor below it to our own group: one above may be the container's too."""
+        ours = _groups("self")
+        mountpoint, root = next(
+            (each[0], each[1])
+            for each in cgroup_mounts()
+            if ("freezer" in each[3] if self._v1 else each[2] == "cgroup2")
+        )
+        place = Path(mountpoint) / os.path.relpath(ours["freezer" if self._v1 else ""], root)
+        for pid in self.pids():
+            if _descends(pid, init):
+                continue
+            try:
+                (place / "cgroup.procs").write_text(str(pid))
+            except ProcessLookupError:
+                continue
+            except OSError as error:
+                raise RuntimeFailed(f"cannot move process {pid} to {place}: {error.strerror}") from error
 
     def order(self) -> None:
         """Tell the kernel to freeze all tasks, without waiting for it: none begins to act from then on."""
@@ -120,6 +128,13 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""  # it ended meanwhile
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid not in (0, ancestor):
+        status = _read(Path(f"/proc/{pid}/stat"))
+        pid = int(status.rpartition(")")[2].split()[1]) if status else 0
+    return pid == ancestor
 
 
 def _pidfd(pid: int) -> Iterator[int]:

@@ -21,7 +21,7 @@ from migrator.core.plan import ImagePiece, Order
 from migrator.freezer import Freezer
 from migrator.latch import Latch
 from migrator.pages import LazyPages
-from migrator.tools import Tool, first_line, wait_or_kill
+from migrator.tools import Tool, first_line
 
 OUTPUT: Final = "output.log"  # in the bundle: what a container writes that had pipes on the source
 
@@ -82,7 +82,7 @@ class RuntimeRestore:
             process = self._tool.start(argv, log, self._stdio, CRIU_CONFIG_FILE=str(latch.config))
             try:
                 self._freezer = latch.freeze(process, limits.RUNTIME_SECONDS)
-                status = wait_or_kill(process, limits.RUNTIME_SECONDS)
+                status = latch.wait(process, self._freezer, limits.RUNTIME_SECONDS)
             finally:
                 self._close_stdio()
         if status != 0:
