@@ -10,6 +10,7 @@ checked again, and the operation itself runs without any await.
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -326,8 +327,15 @@ class Vfs:
         if size is not None:
             await self.truncate(ino, size)
         node = self._store.tree.node(ino)
-        # chown(-1, -1) asks for nothing, and yet changes the ctime
-        if uid is not None or gid is not None or (mode, size, atime_ns, mtime_ns) == (None,) * 4:
+        if (mode, uid, gid, size, atime_ns, mtime_ns) == (None,) * 6:
+            # The kernel asks for nothing when it has taken a capability away before a write, or chown(-1, -1) was
+            # called: the ctime changes. chown(2) here would take the special bits too, which a write by root keeps.
+            shown = self._shown(node)
+            if stat.S_ISLNK(shown.mode):
+                uid = gid = -1
+            else:
+                mode = stat.S_IMODE(shown.mode)
+        if uid is not None or gid is not None:
             content.set_owner(node, -1 if uid is None else uid, -1 if gid is None else gid)
         if mode is not None:
             content.set_mode(node, mode)

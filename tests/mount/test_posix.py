@@ -24,7 +24,7 @@ import pytest
 
 from tests.mount.conftest import MakePair
 from tests.support.programs import Pair, exported, first_line, in_child
-from tests.support.trees import ACCESS_ACL, DEFAULT_ACL, make_tree
+from tests.support.trees import ACCESS_ACL, CAPABILITY, DEFAULT_ACL, make_tree
 
 MANY = 3000
 CONTENT = bytes(range(256)) * 1000
@@ -517,6 +517,19 @@ def test_special_bits_go_with_a_write_and_a_chown(here: Path) -> None:
     prepare(0o6777)
     os.chown(path, 1, 1)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o777
+
+
+def test_special_bits_stay_when_root_writes_to_a_file_with_a_capability(here: Path) -> None:
+    path = here / "f"
+    path.write_bytes(b"x")
+    path.chmod(0o4755)
+    os.setxattr(path, "security.capability", CAPABILITY)
+    before = os.stat(path).st_ctime_ns
+    with path.open("r+b") as file:
+        file.write(b"y")
+    assert "security.capability" not in os.listxattr(path)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o4755
+    assert os.stat(path).st_ctime_ns > before
 
 
 def test_a_capability_goes_with_a_cut_and_verify_knows_why(pair: MakePair) -> None:
