@@ -57,7 +57,11 @@ def unaccepted(pid: int) -> int:
 def processes(pids: Sequence[int], init: int) -> list[Process]:
     """The processes, with what they have open; INIT: the one whose mounts are the container's."""
     mounts = {int(line.split()[0]) for line in read(f"/proc/{init}/mountinfo").splitlines()}
-    return [found for pid in pids if (found := _process(pid, mounts)) is not None]
+    found = [each for pid in pids if (each := _process(pid, mounts)) is not None]
+    known = {each.pid for each in found}
+    # A parent that ended before it was read has left its children to another.
+    again = (each if each.pid == init or each.parent in known else _process(each.pid, mounts) for each in found)
+    return [each for each in again if each is not None]
 
 
 def _process(pid: int, mounts: set[int]) -> Process | None:

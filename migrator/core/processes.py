@@ -68,7 +68,9 @@ def problems(processes: Sequence[Process], init: int, behind: Sequence[str] = ()
         if process.pid != init and process.parent not in known:
             said.append("was put into the container from outside, and its parent stays there")
         if first is not None:
-            own = [kind for kind in ONE_NAMESPACE if process.namespaces.get(kind) != first.namespaces.get(kind)]
+            # One that is ending, or has ended and was not waited for, has given up some of them already.
+            told = [kind for kind in ONE_NAMESPACE if kind in process.namespaces]
+            own = [kind for kind in told if process.namespaces[kind] != first.namespaces.get(kind)]
             if own:
                 said.append(f"has a {' and '.join(own)} namespace of its own (a container in the container?)")
         said += [*_descriptors(process, behind), *(f"maps {device}" for device in process.mapped_devices)]

@@ -158,6 +158,11 @@ def test_processes_that_cannot_be_dumped(process: Process, says: str) -> None:
     assert says in said
 
 
+def test_one_that_is_ending_is_no_problem() -> None:
+    ending = Process(11, "sh", 10, namespaces={"pid": 1, "user": 4})
+    assert problems([INIT, ending], 10) == []
+
+
 def test_a_prediction_grows_with_what_is_moved_and_with_the_way() -> None:
     fast = prediction.predict(Link(1e9, 0.0), Load(0, 0, 0))
     assert fast.downtime == pytest.approx(prediction.FIXED_SECONDS)
