@@ -472,7 +472,7 @@ class Holder:
             raise problems[0]
         if move.hold is not Hold.DISCARDED:  # "abort" may come again
             self._run_hook(Stage.ON_ABORT, move)
-        if move.record is not None:
+        if move.record is not None and move.hold is not Hold.ABSENT:  # else nothing was written that this would end
             move.enter(Word.ABORT)
         move.hold = Hold.DISCARDED
 

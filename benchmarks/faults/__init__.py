@@ -34,18 +34,16 @@ def cells(points: Sequence[str], injuries: Sequence[str]) -> Iterator[tuple[Poin
                 yield point, injury
 
 
-def walk(wanted: Sequence[tuple[Point, Injury]], told: Callable[[Outcome], None]) -> list[Outcome]:
+def walk(wanted: Sequence[tuple[Point, Injury]], told: Callable[[Outcome], None]) -> None:
     """One cell after the other; after a cell that failed, on hosts that are new."""
-    found: list[Outcome] = []
     waiting = list(wanted)
     while waiting:
         with Scene() as scene:
             while waiting:
-                found.append(scene.cell(*waiting.pop(0)))
-                told(found[-1])
-                if not found[-1].passed:
+                outcome = scene.cell(*waiting.pop(0))
+                told(outcome)
+                if not outcome.passed:
                     break
-    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,32 +53,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help=f"write the table there; default {DOCUMENT.name}, if all cells are run"
     )
-    parser.add_argument("--json", type=Path, help="write the outcomes there too")
+    parser.add_argument("--json", type=Path, help="write the outcomes there too, after each cell")
+    parser.add_argument("--resume", action="store_true", help="do not walk again what has passed according to --json")
+
+
+def _read(path: Path | None) -> tuple[list[Outcome], float]:
+    """What passed in an earlier walk, and how long that took."""
+    if path is None or not path.exists():
+        return [], 0.0
+    kept = json.loads(path.read_text())
+    found = [Outcome(**{**each, "problems": tuple(each["problems"])}) for each in kept["outcomes"]]
+    return [each for each in found if each.passed], kept["seconds"]
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0 if every cell passes."""
     named = [[name for name in text.split(",") if name] for text in (options.points, options.injuries)]
     wanted = list(cells(*named))
-    start, number = time.monotonic(), 0
+    found, before = _read(options.json) if options.resume else ([], 0.0)
+    passed = {(each.point, each.injury) for each in found}
+    waiting = [(point, injury) for point, injury in wanted if (point.name, injury.name) not in passed]
+    start = time.monotonic()
+
+    def seconds() -> float:
+        return before + time.monotonic() - start
 
     def tell(outcome: Outcome) -> None:
-        nonlocal number
-        number += 1
-        verdict = outcome.ended if outcome.passed else "FAILED: " + "; ".join(outcome.problems or ("not reached",))
-        print(f"{number}/{len(wanted)} {outcome.injury} at {outcome.point}: {verdict}", flush=True)
+        found.append(outcome)
+        verdict = outcome.ended if outcome.passed else "FAILED: " + "; ".join(outcome.problems)
+        print(f"{len(found)}/{len(wanted)} {outcome.injury} at {outcome.point}: {verdict}", flush=True)
+        if options.json is not None:
+            kept = {"seconds": seconds(), "outcomes": [asdict(each) for each in found]}
+            options.json.write_text(json.dumps(kept, indent=1) + "\n")
 
     with cleaning_up():
-        found = walk(wanted, tell)
-    seconds = time.monotonic() - start
+        walk(waiting, tell)
     place = options.out or (DOCUMENT if len(wanted) == len(list(cells((), ()))) else None)
-    text = document(found, seconds)
+    text = document(found, seconds())
     if place is not None:
         place.write_text(text)
     else:
         print(text)
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(outcome) for outcome in found], indent=1) + "\n")
     failed = [outcome for outcome in found if not outcome.passed]
-    print(f"{len(found) - len(failed)} of {len(found)} cells pass, in {seconds:.0f} s", file=sys.stderr)
+    print(f"{len(found) - len(failed)} of {len(found)} cells pass, in {seconds():.0f} s", file=sys.stderr)
     return 1 if failed else 0

@@ -138,6 +138,7 @@ class Events(threading.Thread):
         super().__init__(daemon=True)
         self._agent, self._target = agent, target
         self.migration = ""
+        self.why = ""  # it failed, as its command says
         self.noticed = threading.Event()  # something is in its way, or it has ended
         self._read, self._write = os.pipe()
         self.start()
@@ -155,8 +156,8 @@ class Events(threading.Thread):
                 self.migration = event.get("migration", self.migration)
                 if event.get("event") in ("failed", "waiting", "error", "result"):
                     self.noticed.set()
-        except (MigratorError, OSError, ValueError):
-            pass  # the agent was killed: its journal knows
+        except (MigratorError, OSError, ValueError) as error:
+            self.why = str(error)  # the agent was killed, perhaps: its journal knows
         finally:
             self.noticed.set()
             os.close(self._write)
@@ -254,6 +255,8 @@ class Scene:
             finally:
                 self.stopped.gate.open()
                 events.close()
+        if not reached:
+            problems.append(f"the point was not reached: {events.why or 'the migration ended before'}")
         problems += list(watcher.problems())
         problems += self._client_problems(connections, injury)
         if ended == "moved":

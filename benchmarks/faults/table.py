@@ -62,7 +62,7 @@ def _lines(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
         yield f"Longest until nothing was left to do: {max(each.settled for each in passed):.1f} s."
     for each in outcomes:
         if not each.passed:
-            yield f"- **{each.injury} at {each.point}**: {'; '.join(each.problems) or 'the point was not reached'}"
+            yield f"- **{each.injury} at {each.point}**: {'; '.join(each.problems)}"
 
 
 def _cell(outcome: Outcome | None) -> str:

@@ -17,6 +17,7 @@ from migrator.core.errors import (
     DiskFailed,
     MigratorError,
     NetworkFailed,
+    NoSpace,
     PeerUnreachable,
     Refused,
     RuntimeFailed,
@@ -38,6 +39,7 @@ from tests.migrator.world import (
     FakeDisk,
     FakeExport,
     FakeMounted,
+    FakeRecord,
     World,
     make_driver,
     make_holder,
@@ -258,6 +260,22 @@ def test_what_was_there_before_is_never_discarded() -> None:
     with pytest.raises(Taken):
         make_holder(world).prepare(ORDER)
     assert world.acts == []
+
+
+def test_a_target_without_space_for_its_journal_takes_the_next_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.exported = True
+    holder = make_holder(world)
+
+    def full(*_: object, **__: object) -> None:
+        raise NoSpace("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeRecord, "write", full)
+        with pytest.raises(NoSpace):
+            holder.prepare(ORDER)
+    holder.prepare(replace(ORDER, migration="m2"))
+    assert holder.standing("m2") is Hold.PREPARED
 
 
 def test_a_network_that_could_not_be_built_is_not_removed() -> None:
