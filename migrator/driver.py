@@ -154,6 +154,7 @@ class Driver:
         container, identity = self._container, self._identity = subject.container, subject.identity
         with step(Phase.PREPARE, "export"):
             self._exports = Exports.start(ports.disk, subject.trees, task.listen_host)
+            self._exports.watch()
         if identity is not None and not identity.is_bare:
             self._link = ports.network.source(identity)
         with step(Phase.PREPARE, "working set"):
@@ -368,9 +369,8 @@ class Driver:
 
     def _hydrate(self, counter: Counter) -> None:
         assert self._exports is not None
-        self._exports.keep()  # it may have died since: the target looks for it at the same address
+        self._exports.watch()  # they may have died with an earlier run of the agent
         for progress in self._peer.hydrate(self.task.migration):
-            self._exports.keep()
             self._check_stopping()
             counter.bytes = progress.fetched_bytes
             self.missing_bytes = progress.bytes_total - progress.bytes_present
@@ -398,9 +398,10 @@ class Driver:
         if hold in RELEASED:
             return
         if self.task.options.verify:
-            self._exports.keep()
+            self._exports.watch()
             with self._recorder.step(Phase.DETACH, "verify"):
                 self._peer.verify(migration)
+        self._exports.unwatch()
         self._peer.detach(migration)
 
     # Going back.
@@ -472,6 +473,8 @@ class Driver:
             ) from error
 
     def _close(self) -> None:
+        if self._exports is not None:
+            self._exports.unwatch()
         if self._dump is not None:
             self._dump.discard()
         if self._link is not None:

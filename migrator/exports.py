@@ -5,12 +5,19 @@ It must not know what serves them, nor which of them is what in the container.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import structlog
+
+from migrator.core import limits
+from migrator.core.errors import MigratorError
 from migrator.ports import Disk, Export
+
+log = structlog.get_logger(__name__)
 
 
 class Exports:
@@ -21,6 +28,9 @@ class Exports:
         self._disk = disk
         self._roots = list(roots)
         self._served = list(served)
+        self._keeping = threading.Lock()
+        self._unwatched = threading.Event()
+        self._watcher: threading.Thread | None = None
 
     @classmethod
     def start(cls, disk: Disk, roots: Sequence[str], host: str) -> Exports:
@@ -36,7 +46,7 @@ class Exports:
 
     @classmethod
     def adopt(cls, disk: Disk, facts: Sequence[Mapping[str, Any]]) -> Exports:
-        """Those of an earlier run of the agent; one that is gone comes back at its address with `keep`."""
+        """Those of an earlier run of the agent; one that is gone comes back at its address with `watch`."""
         served = [disk.adopt(each) or _Gone(str(each["address"])) for each in facts]
         return cls(disk, [str(each["root"]) for each in facts], served)
 
@@ -50,19 +60,46 @@ class Exports:
         """What the journal keeps."""
         return [{**export.facts, "root": root} for root, export in zip(self._roots, self._served, strict=True)]
 
-    def keep(self) -> None:
-        """Serve again, at the same address, what is served no more."""
-        for number, export in enumerate(self._served):
-            if not export.alive:
-                self._served[number] = self._disk.export(self._roots[number], export.address)
+    def watch(self) -> None:
+        """Until `unwatch`, serve again, at the same address, what is served no more; now, and whenever it ends.
+
+        Raises MigratorError if that cannot be had now; later it is tried again and again.
+        """
+        self._keep()
+        if self._watcher is None:
+            self._unwatched.clear()
+            self._watcher = threading.Thread(target=self._watch, name="exports", daemon=True)
+            self._watcher.start()
+
+    def unwatch(self) -> None:
+        """What ends from now on has ended."""
+        if self._watcher is not None:
+            self._unwatched.set()
+            self._watcher.join()
+            self._watcher = None
+
+    def _watch(self) -> None:
+        while not self._unwatched.wait(limits.WATCH_SECONDS):
+            try:
+                self._keep()
+            except MigratorError as error:
+                log.warning("a tree is not served", why=error.message)
+
+    def _keep(self) -> None:
+        with self._keeping:
+            for number, export in enumerate(self._served):
+                if not export.alive:
+                    self._served[number] = self._disk.export(self._roots[number], export.address)
 
     def wait_released(self, seconds: float) -> bool:
-        """Wait until the target has released all of them."""
+        """Wait until the target has released all of them; they are watched no more."""
+        self.unwatch()
         deadline = time.monotonic() + seconds
         return all(export.wait_released(max(deadline - time.monotonic(), 0)) for export in self._served)
 
     def stop(self) -> None:
         """End all."""
+        self.unwatch()
         for export in self._served:
             export.stop()
 

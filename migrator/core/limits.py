@@ -63,6 +63,8 @@ TELL_SECONDS: Final = 0.25  # between two words of how far the images are
 # How long a target lets the source wait for "all memory is here" before it says "not yet".
 PAGES_SECONDS: Final = 2.0
 
+# Between two looks whether the trees are served: what a reader waits for one that has died, beside its start.
+WATCH_SECONDS: Final = 0.5
 RELEASE_SECONDS: Final = 15.0  # from detach to the exit of the export
 
 # How long a commit waits for the container's first data, which tells the client's gap. On a busy connection it has come

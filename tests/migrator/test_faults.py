@@ -12,6 +12,7 @@ from benchmarks.faults.watcher import Look, Watcher
 
 CELLS = [
     ("target full", "prefetch"),
+    ("voyfs server", "prefetch"),
     ("criu", "criu pre-resume"),
     ("link out", "restore"),
     ("source agent", "decide"),
