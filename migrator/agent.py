@@ -18,9 +18,11 @@ from migrator.clock import SystemClock
 from migrator.core import limits
 from migrator.core.address import join_address, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
+from migrator.core.draining import First
 from migrator.core.errors import CannotListen, MigratorError
 from migrator.core.plan import Options
 from migrator.disk import VoyfsDisk
+from migrator.drain import Drain, Wish
 from migrator.holder import Holder, TargetPorts
 from migrator.hooks import ProgramHooks
 from migrator.inspector import HostInspector
@@ -151,6 +153,16 @@ class Agent:
             case "check":
                 options = Options(**request.get("options", {}))
                 yield {"survey": self._migrations.check(request["container"], request["target"], options)}
+            case "drain":
+                wish = Wish(
+                    tuple(dict.fromkeys(request["targets"])),
+                    Options(**request.get("options", {})),
+                    First(request["first"]),
+                    int(request["parallel"]),
+                )
+                drain = Drain(self._migrations, self._runtime, self._holder, self._clock, wish)
+                yield from ({"event": event} for event in drain.run())
+                yield {}
             case "abort":
                 yield {"migration": self._migrations.abort(request["migration"])}
             case "follow":

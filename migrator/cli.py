@@ -1,27 +1,35 @@
 """The `migrator` command: parses, asks the agent, turns errors into lines and exit statuses.
 
-Nothing but this module reads the command line, and nothing but it and `show` writes for people.
+Nothing but this module and `asking` reads the command line, and nothing but they and `show` writes for people.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from migrator import local, show
-from migrator.core import picture
-from migrator.core.address import DEFAULT_PORT, parse_address
+from migrator import asking, local, show
+from migrator.asking import (
+    Compress,
+    Json,
+    MemoryMode,
+    NetworkMode,
+    RemoveSource,
+    Socket,
+    Verify,
+    Volumes,
+)
+from migrator.core import limits, picture
+from migrator.core.address import DEFAULT_PORT
 from migrator.core.argv import RuntimeCommand, Tls
-from migrator.core.errors import STATUS_TABLE, CheckFailed, Insecure, MigrationUnknown, MigratorError, by_kind, describe
+from migrator.core.draining import PRIORITY, First
+from migrator.core.errors import STATUS_TABLE, Insecure, MigrationUnknown, MigratorError
 from migrator.core.hook import Mode
 from migrator.core.memory import Memory
-from migrator.core.volumes import CHOICES
 
 STATE = Path("/var/lib/migrator")
 SOCKET = Path("/run/migrator/agent.sock")
@@ -33,26 +41,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Socket = Annotated[Path, typer.Option("--socket", help="The local agent's socket.")]
-Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line, the result last.")]
-
-Volumes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--volume",
-        metavar=f"PATH={'|'.join(CHOICES)}",
-        help="What becomes of the bind mount at PATH, if not what 'migrator check' shows. Repeatable.",
-    ),
-]
-
-NetworkMode = Annotated[
-    Mode,
-    typer.Option(
-        help="veth: the pair on a bridge moves, connections go on. none: nothing but lo there. host: the host's, here "
-        "and there. hooks: programs of yours move it."
-    ),
-]
 
 
 @app.command()
@@ -91,28 +79,21 @@ def agent(
 def migrate(
     container: Annotated[str, typer.Argument(help="Name (ID) of a running container of this host.")],
     target: Annotated[str, typer.Argument(metavar="TARGET[:PORT]", help="The agent of the host it goes to.")],
-    verify: Annotated[bool, typer.Option(help="Compare digests of the whole disk before leaving the source.")] = True,
-    remove_source: Annotated[
-        bool, typer.Option("--remove-source", help="Delete the container's root directory on this host at the end.")
-    ] = False,
+    verify: Verify = True,
+    remove_source: RemoveSource = False,
     volume: Volumes = None,
     network: NetworkMode = Mode.VETH,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
-    memory: Annotated[
-        Memory,
-        typer.Option(help="When memory moves: during the freeze, before, after, or as predicted."),
-    ] = Memory.AUTO,
-    compress: Annotated[
-        bool, typer.Option("--compress", help="Compress images (zstd): for links slower than some 100 MB/s.")
-    ] = False,
+    memory: MemoryMode = Memory.AUTO,
+    compress: Compress = False,
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Moves a container; goes on in the agent if this command is interrupted."""
-    _require_address(target)
-    volumes = _choices(volume)
+    asking.require_address(target)
+    volumes = asking.volume_choices(volume)
     if dry_run:
-        _check(socket, as_json, container, target, {"volumes": volumes, "network": network})
+        asking.check(socket, as_json, container, target, {"volumes": volumes, "network": network})
         return
     options = {
         "verify": verify,
@@ -122,7 +103,47 @@ def migrate(
         "memory": str(memory),
         "compress": compress,
     }
-    _follow(socket, as_json, "migrate", container=container, target=target, options=options)
+    asking.follow(socket, as_json, "migrate", container=container, target=target, options=options)
+
+
+@app.command()
+def drain(
+    to: Annotated[
+        str, typer.Option("--to", metavar="TARGET[,TARGET...]", help="Agents of the hosts that take the containers.")
+    ],
+    parallel: Annotated[
+        int, typer.Option(min=1, max=limits.DRAIN_PARALLEL, help="How many move at once.")
+    ] = limits.DRAIN_DEFAULT,
+    order: Annotated[
+        First,
+        typer.Option(
+            help=f"Who goes first: urgent, those of the highest annotation {PRIORITY} (0 without it); smallest, those "
+            "of the least memory."
+        ),
+    ] = First.URGENT,
+    verify: Verify = True,
+    remove_source: RemoveSource = False,
+    network: NetworkMode = Mode.VETH,
+    memory: MemoryMode = Memory.AUTO,
+    compress: Compress = False,
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Empties this host: every running container moves to one of the targets. May be run again at any time.
+
+    Goes on after a failure. Interrupted, it begins no further container; those on their way go on in the agent.
+    """
+    targets = to.split(",")
+    for target in targets:
+        asking.require_address(target, "--to")
+    options = {
+        "verify": verify,
+        "remove_source": remove_source,
+        "network": network,
+        "memory": str(memory),
+        "compress": compress,
+    }
+    asking.drain(socket, as_json, targets=targets, options=options, first=order, parallel=parallel)
 
 
 @app.command()
@@ -135,8 +156,8 @@ def check(
     socket: Socket = SOCKET,
 ) -> None:
     """Says whether a container could be moved, and what it would cost; touches nothing."""
-    _require_address(target)
-    _check(socket, as_json, container, target, {"volumes": _choices(volume), "network": network})
+    asking.require_address(target)
+    asking.check(socket, as_json, container, target, {"volumes": asking.volume_choices(volume), "network": network})
 
 
 @app.command()
@@ -148,7 +169,7 @@ def abort(
     """Gives a migration up, before its commit: the container goes on here at once. After it, says what is possible."""
     *_, reply = local.call(socket, "abort", migration=migration)
     if as_json:
-        _print_json(reply["migration"])
+        asking.print_json(reply["migration"])
     else:
         print(f"migration {migration} was given up: container {reply['migration']['container']} runs on this host")
 
@@ -164,11 +185,11 @@ def status(
 ) -> None:
     """Shows what is known of migrations from and to this host."""
     if watch:
-        _follow(socket, as_json, "follow", migration=migration)
+        asking.follow(socket, as_json, "follow", migration=migration)
         return
     *_, reply = local.call(socket, "status", migration=migration)
     if as_json:
-        _print_json(reply["migrations"][0] if migration else {k: reply[k] for k in ("agent", "migrations")})
+        asking.print_json(reply["migrations"][0] if migration else {k: reply[k] for k in ("agent", "migrations")})
         return
     console = Console()
     show.print_migrations(console, reply["migrations"])
@@ -194,7 +215,7 @@ def timeline(
             remedy=f"see 'migrator status {migration}'",
         )
     if as_json:
-        _print_json(result["timeline"])
+        asking.print_json(result["timeline"])
     elif svg is None:
         show.print_result(Console(), result)
     elif str(svg) == "-":
@@ -211,75 +232,11 @@ def list_all(as_json: Json = False, socket: Socket = SOCKET) -> None:
     """Shows the containers of this host, and the migrations from and to it."""
     *_, reply = local.call(socket, "list")
     if as_json:
-        _print_json({key: reply[key] for key in ("containers", "migrations")})
+        asking.print_json({key: reply[key] for key in ("containers", "migrations")})
         return
     console = Console()
     show.print_containers(console, reply["containers"])
     show.print_migrations(console, reply["migrations"])
-
-
-def _require_address(target: str) -> None:
-    try:
-        parse_address(target)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="TARGET") from None
-
-
-def _choices(given: list[str] | None) -> dict[str, str]:
-    """PATH=KIND of --volume, by path."""
-    found = {}
-    for text in given or []:
-        path, _, kind = text.rpartition("=")
-        if not path.startswith("/") or kind not in CHOICES:
-            raise typer.BadParameter(f"'{text}' is no PATH={'|'.join(CHOICES)}", param_hint="--volume")
-        found[path] = kind
-    return found
-
-
-def _check(socket: Path, as_json: bool, container: str, target: str, options: Mapping[str, Any]) -> None:
-    """Show what a migration would find; raises CheckFailed if it could not be made."""
-    *_, reply = local.call(socket, "check", container=container, target=target, options=options)
-    found = reply["survey"]
-    if as_json:
-        _print_json(found)
-    else:
-        show.print_survey(Console(), found)
-    failed = [row for row in found["checks"] if row["state"] == "fails"]
-    if failed:
-        raise CheckFailed(f"container {container} cannot be moved: {failed[0]['problem']}", remedy=failed[0]["remedy"])
-
-
-def _follow(socket: Path, as_json: bool, op: str, **arguments: Any) -> None:
-    """Show a migration to its end; raises its error."""
-    end: Mapping[str, Any] = {}
-    migration = ""
-    console = Console()
-    try:
-        if as_json:
-            for event in (reply["event"] for reply in local.call(socket, op, **arguments) if "event" in reply):
-                migration, end = event["migration"], event
-                _print_json(event)
-        else:
-            with show.Screen(console) as screen:
-                for event in (reply["event"] for reply in local.call(socket, op, **arguments) if "event" in reply):
-                    migration, end = event["migration"], event
-                    screen.show(event)
-    except KeyboardInterrupt:
-        if migration:
-            print(f"\nmigrator: the migration goes on; see 'migrator status {migration}'", file=sys.stderr)
-        sys.exit(130)
-    except MigratorError as error:
-        if as_json:
-            _print_json({"event": "error", **describe(error)})
-        raise
-    if end.get("event") == "error":
-        raise by_kind(end["kind"], end["error"], remedy=end["remedy"], log=end["log"])
-    if not as_json:
-        show.print_result(console, end["result"])
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value), flush=True)
 
 
 def main() -> None:

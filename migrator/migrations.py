@@ -100,6 +100,11 @@ class Migrations:
             )
         return feed.follow()
 
+    def under_way(self) -> dict[str, str]:
+        """Migrations from this host that have not ended, by container."""
+        with self._lock:
+            return dict(self._containers)
+
     def newest(self) -> str:
         """The one under way from this host that began last; raises MigrationUnknown."""
         with self._lock:

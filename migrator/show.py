@@ -163,6 +163,41 @@ def print_advice(console: Console, known: Mapping[str, Any]) -> None:
         console.print(known["advice"], soft_wrap=True, highlight=False)
 
 
+def drain_line(event: Mapping[str, Any]) -> str:
+    """What one event of a drain is worth telling while it happens; empty: nothing."""
+    match event["event"]:
+        case "drain" if not event["containers"]:
+            return "no container runs on this host"
+        case "drain":
+            return f"to move, in this order: {', '.join(event['containers'])}"
+        case "started":
+            return f"{event['container']}: to {event['target']} (migration {event['migration']})"
+        case "opened":
+            return f"{event['container']}: runs on the target"
+        case "failed":
+            return f"{event['container']}: failed in {event['phase']}; going back"
+        case "container":
+            return f"{event['container']}: {event['outcome']}"
+        case _:
+            return ""
+
+
+def print_drained(console: Console, ends: Sequence[Mapping[str, Any]]) -> None:
+    """The report of a drain: a row a container, with what to do where it has not moved."""
+    table = Table(box=None)
+    for title in ("container", "outcome", "target", "downtime", "why not"):
+        table.add_column(title, overflow="fold")
+    for end in ends:
+        down = end["downtime_s"]
+        why = end.get("error", "")
+        if why and end["remedy"]:
+            why = f"{why}\n-> {end['remedy']}"
+        took = milliseconds(down) if down is not None else ""
+        table.add_row(*map(Text, (end["container"], end["outcome"], end["target"], took, why)))
+    if ends:
+        console.print(table)
+
+
 def print_containers(console: Console, containers: Sequence[Mapping[str, Any]]) -> None:
     """A table of this host's containers."""
     table = Table(box=None)

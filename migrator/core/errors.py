@@ -184,6 +184,12 @@ class CheckFailed(MigratorError):
     status, meaning = 31, "a check of both ends failed; nothing was touched"
 
 
+class Remaining(MigratorError):
+    """A drain that could not move everything; its report says why, container by container."""
+
+    status, meaning = 39, "not every container has moved; the others are reported one by one"
+
+
 class HookFailed(MigratorError):
     """A program of the operator's, run at a turn of the migration."""
 

@@ -80,6 +80,12 @@ RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 # Migrations that have ended and are still told of without the journal: those that somebody may be looking at.
 REMEMBERED: Final = 64
 
+# Containers that one drain moves at once. A migration takes up to two of the 32 calls that a target's agent serves at
+# once, and several drains may choose the same target; more at once move nothing sooner over one link.
+DRAIN_PARALLEL: Final = 8
+DRAIN_DEFAULT: Final = 2  # while one stands still the other hydrates
+DRAIN_TARGETS: Final = 16
+
 # Command lines that the agent talks with at once; people and scripts on one host have some. Each takes a thread.
 LOCAL_TALKS: Final = 64
 LOCAL_SECONDS: Final = 30.0  # for a command line to say what it wants, or to take a line: it does so at once
