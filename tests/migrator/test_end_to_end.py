@@ -89,6 +89,31 @@ def test_a_container_goes_on_when_the_command_line_is_killed_and_the_source_agen
     assert report.unbroken, report
 
 
+def test_the_source_host_restarts_while_its_disk_is_needed_and_a_daemon_dies(lab: Lab) -> None:
+    a, b = agents_on(lab.host("a"), lab.host("b"))
+    container = bundle.redis(a.host, "redis", data_mib=256)
+    container.start()
+    container.wait_port(bundle.PORT)
+    with CounterClient(lab.host("c"), container.network.address, bundle.PORT) as client:
+        client.wait_replies(50)
+        with a.migrating("redis", b) as stream:
+            migration = until(stream, event="opened")["migration"]
+            # As a loss of power does: nothing that ran is left, nor anything in /run.
+            unmount = "awk '$2 ~ \"^/run/\" { print $2 }' /proc/mounts | sort -r | xargs umount"
+            a.host.run(["sh", "-c", f"kill -9 -1; {unmount}; rm -r /run/netns /run/runc /run/migrator"])
+        assert b.known(migration)["missing_bytes"] > 0
+        b.host.run(["pkill", "-9", "-f", "[v]oyfs.daemon"])
+        client.wait_replies(50)
+        a.start()
+        assert a.end_of(migration)["result"]["outcome"] == "moved", a.log()
+        assert b.known(migration)["phase"] == Hold.DETACHED
+        assert b.known(migration).get("missing_bytes") is None
+        assert remains(a.host) == []
+        client.wait_replies(50)
+        report = client.stop()
+    assert report.unbroken, report
+
+
 def test_the_source_may_be_removed_and_small_host_files_and_output_come_along(lab: Lab) -> None:
     """What an ordinary bundle has besides: read-only files of the host, and pipes for its output."""
     a, b = agents_on(lab.host("a"), lab.host("b"))
