@@ -420,6 +420,8 @@ class Driver:
         try:
             if from_phase is not Phase.PREPARE:
                 self._resume()
+            elif self._dump is not None:  # a round of its memory may be under way
+                self._dump.stop()
         finally:
             if self._dump is not None:
                 self._dump.discard()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,10 @@ class RuntimeDump:
         self._touched: dict[str, int] = {}
         self._rounds = 0
         self._process: subprocess.Popen[bytes] | None = None
+        # Pieces are pulled by another thread than the one that stops it, and when that notices is its own affair.
+        self._turn = threading.Lock()
+        self._stopped = False
+        self._touching = False  # from reading times to putting them back
         self.pages = join_address(serve_on, _free_port(serve_on)) if serve_on else ""
         times.know(container.root)
 
@@ -65,6 +70,7 @@ class RuntimeDump:
         assert self._outgoing is not None
         name, room = self._container.name, self._room
         self._touched = times.read(self._container.root)
+        self._touching = True
         try:
             if self.pages:
                 yield from self._serve(self._outgoing)
@@ -72,7 +78,7 @@ class RuntimeDump:
                 argv = self._command.checkpoint(name, room.images, room.work, self._parent())
                 yield from self._run(argv, self._outgoing)
         finally:
-            times.restore(self._container.root, self._touched)
+            self._put_times_back()
 
     def touched(self) -> Mapping[str, int]:
         """See ports.Dump."""
@@ -84,12 +90,21 @@ class RuntimeDump:
             raise self._failure()
 
     def stop(self) -> None:
-        """See ports.Dump. Its tasks are frozen, and let go by CRIU's end as they are."""
+        """See ports.Dump. CRIU is not killed before it serves: a task that it leaves half-way is lost."""
+        with self._turn:
+            self._stopped = True
         if self._process is not None:
+            directory = str(self._room.directory)
+            if (self._room.work / SERVING).exists():
+                procs.kill_users(directory)
+            else:
+                self._process.kill()
+                self._room.close()
             if self._process.poll() is None:
-                procs.kill_users(str(self._room.directory))
                 wait_or_kill(self._process, limits.PAUSE_SECONDS)
+            procs.wait_unused(directory, limits.RUNTIME_SECONDS)
             self._process = None
+        self._put_times_back()
 
     def discard(self) -> None:
         """See ports.Dump. Pages that are being served go on being served, and the room with them."""
@@ -103,15 +118,23 @@ class RuntimeDump:
         """The round before, as CRIU wants it: seen from the directory of the next images."""
         return f"../{images.round_name(self._rounds)}" if self._rounds else ""
 
+    def _put_times_back(self) -> None:
+        with self._turn:
+            if self._touching:
+                times.restore(self._container.root, self._touched)
+            self._touching = False
+
+    def _start(self, argv: list[str], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        with self._turn, open(self._room.work / "runtime.log", "wb") as log:
+            if self._stopped:
+                raise RuntimeFailed(f"dumping container {self._container.name} was given up")
+            self._process = self._tool.start(argv, log, keep=keep)
+            return self._process
+
     def _run(self, argv: list[str], outgoing: images.Outgoing) -> Iterator[ImagePiece]:
-        with open(self._room.work / "runtime.log", "wb") as log:
-            process = self._tool.start(argv, log)
-            try:
-                yield from outgoing.follow(process)
-            finally:
-                process.kill()  # only if nobody wants the rest: it has ended otherwise
-                process.wait()
-        if process.returncode != 0:
+        process = self._start(argv)
+        yield from outgoing.follow(process)
+        if process.wait() != 0:
             raise self._failure()
         yield from outgoing.finish()
 
@@ -121,20 +144,22 @@ class RuntimeDump:
         work = self._room.work
         argv = self._command.checkpoint_lazily(self._container.name, self._room.images, work, self.pages, writer)
         try:
-            with open(work / "runtime.log", "wb") as log:
-                self._process = self._tool.start(argv, log, keep=(writer,))
+            process = self._start(argv, keep=(writer,))
             os.close(writer)
             writer = -1
-            yield from outgoing.follow(self._process, reader)
+            yield from outgoing.follow(process, reader)
             if not os.read(reader, 1):
-                self._process.wait()
+                process.wait()
                 raise self._failure()
         finally:
             os.close(reader)
             if writer >= 0:
                 os.close(writer)
-        Freezer(Path(self._container.cgroup)).freeze(limits.PAUSE_SECONDS)
-        (work / SERVING).touch()
+        with self._turn:
+            if self._stopped:
+                raise self._failure()
+            Freezer(Path(self._container.cgroup)).freeze(limits.PAUSE_SECONDS)
+            (work / SERVING).touch()
         yield from outgoing.finish()
 
     def _failure(self) -> RuntimeFailed:

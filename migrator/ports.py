@@ -54,7 +54,10 @@ class Dump(Protocol):
         """Quick. Raises RuntimeFailed if pages that are yet to be fetched cannot be any more."""
 
     def stop(self) -> None:
-        """Serve pages no more; the container is as it was, paused."""
+        """Dump, or serve pages, no more. On return nobody but us touches the container, which is as it was.
+
+        Raises RuntimeFailed if CRIU does not let go of it.
+        """
 
     def touched(self) -> Mapping[str, int]:
         """Quick. Directories that dumping has written in, as paths in the container, with their times before (ns)."""

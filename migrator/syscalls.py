@@ -16,6 +16,7 @@ from typing import Final
 CLONE_NEWNET: Final = 0x40000000
 SYS_PIDFD_GETFD: Final = 438  # the same on all architectures
 MNT_DETACH: Final = 2
+MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
 IN_CLOSE_WRITE: Final = 0x8
 

@@ -299,4 +299,7 @@ class Scene:
             yield "the client's connection broke"
         if report.errors:  # a new one, for it tells of the first few alone
             self._client.__exit__(None, None, None)
-            self._client = self._count()
+            try:
+                self._client = self._count()
+            except LabError as error:
+                yield f"a new client has no answer: {error}"

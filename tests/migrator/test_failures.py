@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -187,6 +188,31 @@ def test_what_a_killed_restore_leaves_is_removed_without_touching_the_root(agent
     ).stdout
     assert left == ""
     start(agents)  # the fixture stops them
+
+
+def test_a_dump_that_is_given_up_has_ended_before_the_container_goes_on(agents: Scene) -> None:
+    """CRIU stands in the middle of it when its runtime is killed, and would work on beside the container."""
+    a, b = agents.a, agents.b
+    gate = Gate(a.host)
+    stop_criu = "until ls /run/migrator/dump-*/images/core-*.img; do :; done; pkill -STOP -x criu;"
+    start(
+        agents,
+        source=(
+            "--runtime",
+            wrapper(a.host, "runc", "checkpoint", f'"$real" "$@" & {{ {stop_criu} }} >/dev/null 2>&1; {GATE_AND} wait'),
+        ),
+    )
+    with a.migrating("redis", b) as told:
+        migration = until(told, event="started")["migration"]
+        gate.wait()
+        b.kill()
+        until(told, event="phase", phase="rollback", state="begin")
+        time.sleep(0.5)  # what must not happen would have
+        assert a.known(migration)["phase"] == Phase.ROLLBACK
+        a.host.run(["pkill", "-CONT", "-x", "criu"])
+        until(told, event="error")
+    b.start()
+    agents.check_nothing_happened()
 
 
 def test_it_is_aborted_while_the_container_is_frozen(agents: Scene) -> None:
