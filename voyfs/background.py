@@ -238,6 +238,7 @@ class Background:
     def _landed(self, node: Node, flight: Flight, job: FileJob, outcome: FileDone) -> Exception | None:
         """Takes note of one file's outcome; gives the error if all had better wait a while."""
         self._progress.background_bytes += outcome.data_bytes
+        self._progress.seed_bytes += outcome.seed_bytes
         error = outcome.error
         if error is None:
             self._store.content.filled(node, sorted(flight.chunks))

@@ -41,6 +41,7 @@ STATUSES: list[tuple[type[VoyfsError], int]] = [
     (errors.NotComplete, 14),
     (errors.ControlError, 15),
     (errors.MetricsError, 17),
+    (errors.SeedError, 18),
 ]
 SYSTEM = 16  # a file or a system call failed, outside all of these
 DIFFERENT = 1  # `verify` found differences, `fsck` problems
@@ -50,7 +51,7 @@ _EPILOG = (
     " 4 source refuses, 5 other trouble with the source, 6 store in use, 7 store of another export,"
     " 8 store layout, 9 store unusable, 10 mount point, 11 export path, 12 listen address,"
     " 13 TLS material, 14 not everything local yet, 15 no daemon answers, 16 another error of the system,"
-    " 17 address for metrics."
+    " 17 address for metrics, 18 seed."
 )
 
 app = typer.Typer(
@@ -107,6 +108,12 @@ def mount(
     bandwidth: Annotated[
         str, typer.Option(metavar="RATE", help="Limit of the background, bytes a second (50M, 1G; 0: none).")
     ] = "0",
+    seed: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="A local tree: what it has in common with the source is not fetched. Repeatable."
+        ),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
     ] = None,
@@ -130,6 +137,7 @@ def mount(
         background=daemon,
         bandwidth=_rate(bandwidth, "--bandwidth"),
         metrics=metrics,
+        seeds=tuple(dict.fromkeys(map(os.path.abspath, seed or ()))),
     )
     figures = None
     if metrics is not None:
@@ -431,6 +439,8 @@ def _table(shown: dict[str, Any]) -> "Table":
     table.add_row("phase", shown["phase"])
     table.add_row("bytes", f"{_size(present)} of {_size(total)}{so_far}")
     table.add_row("files", f"{shown['files']['present']} of {shown['files']['total']}{so_far}")
+    if shown["seed_bytes"]:
+        table.add_row("from seeds", f"{_size(shown['seed_bytes'])}, not fetched")
     limit = f" of at most {_size(shown['bandwidth'])}/s" if shown["bandwidth"] else ""
     table.add_row("rate", f"{_size(shown['rate'])}/s{limit}")
     if shown["eta_s"] is not None:

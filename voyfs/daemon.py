@@ -30,6 +30,7 @@ from voyfs.pacing import Pacer
 from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.loss import SourceLoss
 from voyfs.rpc.tls import TlsFiles
+from voyfs.seeds import Seeds
 from voyfs.store.store import Store
 from voyfs.supervisor import REPLACE, Settings, redirect
 from voyfs.syscalls import boot_id
@@ -98,7 +99,8 @@ class Daemon:
         loss = SourceLoss(settings.loss_seconds)
         self._tls = tls
         self._source = GrpcSource(settings.address, tls=tls, server_name=settings.server_name, loss=loss)
-        self._hydrator = Hydrator(self._store, self._source)
+        self._seeds = Seeds(settings.seeds) if settings.seeds else None
+        self._hydrator = Hydrator(self._store, self._source, self._seeds)
         if self._store.detached or self._taking_over:
             return  # whatever is wrong with the source now, what is local must be served on
         known = self._store.export_id is not None
@@ -139,6 +141,7 @@ class Daemon:
             tls=self._tls,
             server_name=self._settings.server_name,
             held=[self._store.lock],  # the next daemon must not begin before this process's last byte
+            seeds=self._settings.seeds,
         )
         # A rate that was set while mounted lasts as long as the mount.
         rate = self._store.bandwidth if self._taking_over else None
@@ -217,6 +220,8 @@ class Daemon:
 
     async def _checkpoints(self) -> None:
         while True:
+            if self._seeds is not None:
+                self._seeds.look()
             await trio.sleep(CHECKPOINT_SECONDS)
             try:
                 await self.checkpoint()

@@ -20,10 +20,12 @@ from voyfs.core.errors import SourceChanged, SourceCorrupt, SourceMalformed, Sou
 from voyfs.core.extents import Extent, chunks_touched, coalesce
 from voyfs.core.limits import AHEAD_BYTES, AHEAD_FETCH_BYTES, AHEAD_FETCHES, FETCH_BYTES
 from voyfs.core.metrics import Histogram
+from voyfs.core.offers import Offer
 from voyfs.core.prefetch import Window
 from voyfs.core.presence import Presence
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
+from voyfs.seeds import Seeds
 from voyfs.store.record import Record
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
@@ -91,8 +93,9 @@ class Progress:
 class Hydrator:
     """Fetching for one store from one source."""
 
-    def __init__(self, store: Store, source: BlockSource) -> None:
+    def __init__(self, store: Store, source: BlockSource, seeds: Seeds | None = None) -> None:
         self.progress = Progress()
+        self._seeds = seeds
         self._store = store
         self._source = source
         self._flights: dict[int, list[Flight]] = {}
@@ -257,11 +260,13 @@ class Hydrator:
             with self._demand():
                 await self.attach()
                 extents = list(coalesce(sorted(flight.chunks), presence.chunk, presence.limit, FETCH_BYTES))
-                pieces = await self._source.fetch(record.source, record.version, extents) if extents else []
+                offers = await self._offers(record.source, extents)
+                pieces = await self._source.fetch(record.source, record.version, extents, offers) if extents else []
         except SourceChanged as error:
             self.problem(record.source, error)
             raise
-        count = sum(len(piece.data or b"") for piece in pieces)
+        count = sum(piece.sent for piece in pieces)
+        self.progress.seed_bytes += sum(piece.length for piece in pieces if piece.offered)
         if demand:
             self.progress.demand_fetches += 1
             self.progress.demand_bytes += count
@@ -272,6 +277,11 @@ class Hydrator:
             for piece in pieces:
                 self._store.content.fill(node, piece, extent)
         self._store.content.filled(node, left)
+
+    async def _offers(self, path: bytes, extents: Sequence[Extent]) -> list[Offer]:
+        if self._seeds is None or not extents:
+            return []
+        return await trio.to_thread.run_sync(self._seeds.offers, path, extents, abandon_on_cancel=True)
 
     def _window(self, node: Node) -> Window:
         window = self._windows.pop(node.ino, None)

@@ -190,7 +190,8 @@ class Operator:
     async def sample(self) -> None:
         """Keeps the samples from which the rate is computed."""
         while True:
-            self._samples.append((trio.current_time(), self._hydrator.progress.fetched_bytes))
+            progress = self._hydrator.progress
+            self._samples.append((trio.current_time(), progress.fetched_bytes + progress.seed_bytes))
             await trio.sleep(SAMPLE_SECONDS)
 
     def status(self) -> dict[str, Any]:
@@ -227,6 +228,7 @@ class Operator:
                 "total": totals.files,
             },
             "fetched_bytes": progress.fetched_bytes,
+            "seed_bytes": progress.seed_bytes,
             "demand_fetches": progress.demand_fetches,
             "demand_bytes": progress.demand_bytes,
             "bandwidth": self._background.pacer.rate,

@@ -19,8 +19,7 @@ class Pacer:
     def change(self, rate: int) -> None:
         """Whoever waits, waits by the new rate at once."""
         self._allowance.change(rate, trio.current_time())
-        self._changed.set()
-        self._changed = trio.Event()
+        self._wake()
 
     async def wait(self) -> None:
         """Returns when something may be sent; without an await, then, if it may be at once."""
@@ -29,5 +28,11 @@ class Pacer:
                 await self._changed.wait()
 
     def spend(self, size: int) -> None:
-        """So many bytes are on their way; negative: so many were no bytes after all, but holes."""
+        """So many bytes are on their way; negative: so many were not, but holes or a seed's."""
         self._allowance.spend(size, trio.current_time())
+        if size < 0:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from voyfs.core.entry import Entry, Version
 from voyfs.core.extents import Extent
+from voyfs.core.offers import Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,12 @@ class Piece:
     start: int
     length: int
     data: bytes | None
+    offered: bool = False  # `data` is an offer's: the source has the same, and did not send it
+
+    @property
+    def sent(self) -> int:
+        """Bytes of data that came from the source."""
+        return 0 if self.data is None or self.offered else self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,14 @@ class BlockSource(Protocol):
         so a Listing may come twice. Raises as attach.
         """
 
-    async def fetch(self, path: bytes, version: Version, extents: Sequence[Extent]) -> list[Piece]:
+    async def fetch(
+        self, path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
+    ) -> list[Piece]:
         """The bytes of `extents` (ascending, disjoint, within the size), in order, complete.
 
-        Together at most FETCH_BYTES. Raises SourceChanged when the file is of another version
+        Together at most FETCH_BYTES. Of `offers` (ascending, each within an extent and at most CHUNK, of the same
+        bytes or disjoint; at most REQUEST_OFFERS) those are taken that the source's version has: all but parts of
+        holes. Raises SourceChanged when the file is of another version
         now, SourceCorrupt, SourceUnreadable, and as attach.
         """
 
@@ -124,6 +135,7 @@ class FileDone:
 
     error: Exception | None
     data_bytes: int  # received; holes are not counted
+    seed_bytes: int = 0  # that a seed had
 
 
 class BulkLane(Protocol):

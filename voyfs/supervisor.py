@@ -51,6 +51,7 @@ class Settings:
     background: bool = False  # logs go to STORE/log
     bandwidth: int = 0  # the background's, in bytes a second; 0: no limit
     metrics: str | None = None  # HOST:PORT
+    seeds: tuple[str, ...] = ()  # see `voyfs.seeds`
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -91,15 +92,20 @@ class Supervisor:
 
     def _begin(self, mountpoint: Path) -> subprocess.Popen[bytes]:
         """Mounts, with a daemon that has its store and source already: what can fail leaves no trace."""
-        store = Path(self._settings.store).resolve()
+        settings = self._settings
+        store = Path(settings.store).resolve()
         if store.is_relative_to(mountpoint.resolve()) or mountpoint.resolve().is_relative_to(store):
             raise MountError(f"the store {store} and the mount point {mountpoint} lie in each other; move one of them")
         if check_free(mountpoint):
             log.warning("cleaned away a dead mount", mountpoint=str(mountpoint))
+        if settings.seeds:
+            from voyfs.seeds import check_seeds
+
+            check_seeds(settings.seeds, mountpoint=settings.mountpoint, store=settings.store)
         daemon, lifeline = self._start(taking_over=False)
         self._mounting = True
         try:
-            self._descriptor = open_and_mount(Path(self._settings.store), mountpoint)
+            self._descriptor = open_and_mount(Path(settings.store), mountpoint)
             self._hand_over(lifeline)
         except BaseException:
             daemon.kill()

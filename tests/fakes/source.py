@@ -18,7 +18,8 @@ import xxhash
 from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import SourceChanged, SourceUnreachable
 from voyfs.core.extents import Extent
-from voyfs.core.limits import FETCH_BYTES, PIECE_BYTES, STAT_PATHS
+from voyfs.core.limits import CHUNK, FETCH_BYTES, PIECE_BYTES, REQUEST_OFFERS, STAT_PATHS
+from voyfs.core.offers import Offer, digest_of, offered_parts
 from voyfs.ports import Attachment, BlockSource, Digested, Listing, Piece
 from voyfs.rpc.wire import path_problem
 
@@ -192,14 +193,20 @@ class MemorySource:
         await self._called("walk")
         yield self._walk(path)
 
-    async def fetch(self, path: bytes, version: Version, extents: Sequence[Extent]) -> list[Piece]:
+    async def fetch(
+        self, path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
+    ) -> list[Piece]:
         _sound(path)
         _check_extents(version, extents)
+        _check_offers(extents, offers)
         await self._called("fetch")
         node = self._found(path)
         if node is None or not stat.S_ISREG(node.mode) or node.version() != version:
             raise SourceChanged(f"{path!r} has changed")
-        return [piece for extent in extents for piece in node.runs(extent)]
+        found: list[Piece] = []
+        for extent, offered in offered_parts(extents, [offer.extent for offer in offers]):
+            found += _compared(list(node.runs(extent)), [offers[index] for index in offered])
+        return found
 
     async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
         if len(paths) > STAT_PATHS:
@@ -290,6 +297,26 @@ def _check_extents(version: Version, extents: Sequence[Extent]) -> None:
         raise ValueError("too much in one fetch")
 
 
+def _check_offers(extents: Sequence[Extent], offers: Sequence[Offer]) -> None:
+    before = Extent(0, 0)
+    for extent in [offer.extent for offer in offers]:
+        if not any(around.start <= extent.start < extent.stop <= around.stop for around in extents):
+            raise ValueError("an offer that is empty, or not within an extent")
+        if extent.length > CHUNK or (extent != before and extent.start < before.stop):
+            raise ValueError("offers that are too long, or not ascending")
+        before = extent
+    if len(offers) > REQUEST_OFFERS:
+        raise ValueError("too many offers")
+
+
+def _compared(pieces: list[Piece], offers: list[Offer]) -> list[Piece]:
+    if len(pieces) == 1 and pieces[0].data is not None:
+        for offer in offers:
+            if offer.digest == digest_of(pieces[0].data):
+                return [Piece(offer.start, len(offer.data), offer.data, offered=True)]
+    return pieces
+
+
 class FaultySource:
     """Any source, with faults on demand; without them it changes nothing.
 
@@ -350,9 +377,11 @@ class FaultySource:
     def walk(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Listing]]:
         return self._streamed("walk", self._source.walk(path))
 
-    async def fetch(self, path: bytes, version: Version, extents: Sequence[Extent]) -> list[Piece]:
+    async def fetch(
+        self, path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
+    ) -> list[Piece]:
         await self._pass("fetch")
-        return await self._source.fetch(path, version, extents)
+        return await self._source.fetch(path, version, extents, offers)
 
     async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
         await self._pass("stat")

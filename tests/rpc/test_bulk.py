@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from voyfs.core.errors import (
     SourceUnreadable,
 )
 from voyfs.core.extents import Extent
-from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, MIB
+from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, CHUNK, MIB
 from voyfs.ports import FileDone, FileJob, Piece
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.tls import TlsFiles
@@ -254,6 +255,33 @@ def test_a_full_disk_is_told_and_the_lane_goes_on(export: Path, tmp_path: Path) 
         run()
 
     in_mount_namespace(fill)
+
+
+@in_trio
+async def test_what_a_seed_has_lands_from_there(export: Path, data: Path, tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    (seed / "dir").mkdir(parents=True)
+    content = (export / "file").read_bytes()
+    (seed / "file").write_bytes(content[:CHUNK] + b"other" + content[CHUNK + 5 :] + b"longer")
+    (data / "file").write_bytes(b"?" * len(content))
+    with serving(export) as server:
+        process = BulkProcess(str(server.address), data, seeds=[str(seed), str(tmp_path / "missing")])
+        try:
+            extents = Extent(100, 2 * CHUNK), Extent(2 * CHUNK + 1, len(content))
+            (done,) = await process.run([job(export, data, "file", *extents)])
+            assert (done.error, done.data_bytes) == (None, CHUNK)
+            assert done.seed_bytes == len(content) - 101 - CHUNK
+            assert (data / "file").read_bytes() == b"?" * 100 + content[100 : 2 * CHUNK] + b"?" + content[
+                2 * CHUNK + 1 :
+            ]
+            (export / "file").write_bytes(content)  # another version: an offer of the old one does not count
+            (done,) = await process.run(
+                [replace(job(export, data, "file"), version=VERSION, extents=(Extent(0, 100),))]
+            )
+            assert isinstance(done.error, SourceChanged)
+            assert done.seed_bytes == 0
+        finally:
+            await process.close()
 
 
 # Faulty sources
@@ -553,7 +581,7 @@ def test_messages_come_back_as_they_were() -> None:
     tls = TlsFiles(Path("c"), Path("k"), Path("a"))
     for setup in (
         Setup("h:1", None, None, Path("/data"), True),
-        Setup("[::1]:1", tls, "name", Path("/d\udcff\n"), False),
+        Setup("[::1]:1", tls, "name", Path("/d\udcff\n"), False, ("/a\n", "/\udcff")),
     ):
         assert decode_setup(encode_setup(setup)) == setup
     jobs = [
@@ -571,8 +599,9 @@ def test_messages_come_back_as_they_were() -> None:
     ]
     errors: list[Exception | None] = [None, OSError(errno.ENOSPC, "full")]
     errors += [kind("why\n") for kind in kinds]
-    number, told = decode_outcomes(encode_outcomes(9, [FileDone(error, 5) for error in errors]))
+    number, told = decode_outcomes(encode_outcomes(9, [FileDone(error, 5, 6) for error in errors]))
     assert number == 9
+    assert {(done.data_bytes, done.seed_bytes) for done in told} == {(5, 6)}
     assert [(type(done.error), str(done.error)) for done in told] == [(type(error), str(error)) for error in errors]
     for line in (encode_setup(setup), encode_jobs(1, jobs), encode_outcomes(1, told)):
         assert line.count(b"\n") == 1

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -37,6 +38,7 @@ from voyfs.core.limits import (
     XATTR_NAME_BYTES,
     XATTR_VALUE_BYTES,
 )
+from voyfs.core.offers import Offer, digest_of
 from voyfs.rpc import assembly
 from voyfs.rpc.address import parse_address
 from voyfs.rpc.client import GrpcSource
@@ -251,6 +253,45 @@ async def test_pieces_that_were_not_asked_for_are_malformed(pieces: list[pb.Piec
         async with GrpcSource(address, loss=SOON) as source:
             with pytest.raises(SourceMalformed):
                 await source.fetch(b"file", VERSION, WHOLE)
+
+
+OFFERS = [Offer(0, DATA[:50], digest_of(DATA[:50])), Offer(50, DATA[49:99], digest_of(DATA[49:99]))]
+
+
+def taken(number: int, of: bytes, offset: int = 0, **fields: Any) -> pb.Piece:
+    """The piece that takes the offer `number` (from 1 on) for bytes `of` the source."""
+    wire: dict[str, Any] = {"length": len(of), "xxh3": xxhash.xxh3_64_intdigest(of), "offer": number}
+    return pb.Piece(offset=offset, **(wire | fields))
+
+
+BAD_TAKINGS: dict[str, pb.Piece] = {
+    "not offered": taken(3, DATA[:50]),
+    "far from offered": taken(2**32 - 1, DATA[:50]),
+    "offered elsewhere": taken(2, DATA[49:99]),
+    "too short": taken(1, DATA[:49]),
+    "too long": taken(1, DATA[:51]),
+    "with data": taken(1, DATA[:50], data=DATA[:50]),
+}
+
+
+@pytest.mark.parametrize("piece_", BAD_TAKINGS.values(), ids=BAD_TAKINGS)
+@in_trio
+async def test_what_was_not_offered_cannot_be_taken(piece_: pb.Piece) -> None:
+    pieces = [piece_, piece(50, DATA[50:])]
+    with answering({"Fetch": says(pb.FetchReply(id=1, pieces=pieces, last=True))}) as address:
+        async with GrpcSource(address, loss=SOON) as source:
+            with pytest.raises(SourceMalformed):
+                await source.fetch(b"file", VERSION, WHOLE, OFFERS)
+
+
+@in_trio
+async def test_an_offer_taken_for_other_bytes_is_corrupt() -> None:
+    """What is offered for its second half is not what the source says it read."""
+    pieces = [taken(1, DATA[:50]), taken(2, DATA[50:], 50)]
+    with answering({"Fetch": says(pb.FetchReply(id=1, pieces=pieces, last=True))}) as address:
+        async with GrpcSource(address, loss=SOON) as source:
+            with pytest.raises(SourceCorrupt):
+                await source.fetch(b"file", VERSION, WHOLE, OFFERS)
 
 
 @pytest.mark.parametrize("broken", [1, 3, math.inf])

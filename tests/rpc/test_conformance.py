@@ -15,7 +15,8 @@ from tests.fakes.source import FaultySource, MemorySource
 from tests.rpc.support import entry_at, in_trio, joined, serving, whole
 from voyfs.core.errors import SourceChanged
 from voyfs.core.extents import Extent
-from voyfs.core.limits import FETCH_BYTES, STAT_PATHS
+from voyfs.core.limits import CHUNK, FETCH_BYTES, REQUEST_OFFERS, STAT_PATHS
+from voyfs.core.offers import Offer, digest_of
 from voyfs.ports import BlockSource, Digested, Listing
 from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.loss import SourceLoss
@@ -276,6 +277,72 @@ async def test_holes_stay_holes(world: World, source: BlockSource) -> None:
     assert (hole.start, hole.length, hole.data) == (123, (1 << 20) - 123, None)
     end = await source.fetch(b"sparse", version, [Extent((1 << 30) - 65536, 1 << 30)])
     assert joined(end) == block
+
+
+def offer(start: int, data: bytes) -> Offer:
+    return Offer(start, data, digest_of(data))
+
+
+@conforms
+async def test_what_is_offered_and_the_same_is_taken(world: World, source: BlockSource) -> None:
+    world.file(b"big", BIG)
+    version = (await entry_at(source, b"big")).version
+    extents = [Extent(0, 3 * CHUNK), Extent(1_000_000, 1_200_000), Extent(len(BIG) - 10, len(BIG))]
+    mine = bytearray(BIG[CHUNK : 2 * CHUNK])
+    other = bytes(mine[:-1]) + bytes([mine[-1] ^ 1])
+    offers = [
+        offer(0, BIG[:CHUNK]),
+        offer(CHUNK, other),
+        offer(CHUNK, bytes(mine)),  # the second of one range
+        offer(2 * CHUNK + 5, BIG[2 * CHUNK : 3 * CHUNK - 5]),  # the same bytes, but of elsewhere
+        offer(1_000_100, BIG[1_000_100:1_000_200]),
+        offer(len(BIG) - 10, BIG[-10:]),
+    ]
+    pieces = await source.fetch(b"big", version, extents, offers)
+    assert joined(pieces) == b"".join(BIG[e.start : e.stop] for e in extents)
+    taken = [(piece.start, piece.data) for piece in pieces if piece.offered]
+    assert taken == [(offers[index].start, offers[index].data) for index in (0, 2, 4, 5)]
+    assert sum(piece.sent for piece in pieces) == CHUNK + 200_000 - 100
+
+
+@conforms
+async def test_what_is_offered_for_holes_leaves_them(world: World, source: BlockSource) -> None:
+    block = os.urandom(65536)
+    world.sparse(b"sparse", 4 * CHUNK, [(CHUNK, block)])
+    version = (await entry_at(source, b"sparse")).version
+    offers = [offer(0, bytes(CHUNK)), offer(CHUNK, block + bytes(CHUNK - 65536))]
+    pieces = await source.fetch(b"sparse", version, [Extent(0, 2 * CHUNK)], offers)
+    assert joined(pieces) == bytes(CHUNK) + block + bytes(CHUNK - 65536)
+    assert [piece.offered for piece in pieces] == [False] * len(pieces)
+    assert sum(piece.length for piece in pieces if piece.data is None) == 2 * CHUNK - 65536
+
+
+@conforms
+async def test_offers_for_a_file_that_has_changed_do_not_count(world: World, source: BlockSource) -> None:
+    world.file(b"file", b"one")
+    before = (await entry_at(source, b"file")).version
+    world.file(b"file", b"two")
+    with pytest.raises(SourceChanged):
+        await source.fetch(b"file", before, [Extent(0, 3)], [offer(0, b"one")])
+
+
+@conforms
+async def test_impossible_offers_are_an_error_of_the_caller(world: World, source: BlockSource) -> None:
+    world.file(b"big", BIG)
+    version = (await entry_at(source, b"big")).version
+    for offers in (
+        [offer(5, b"")],
+        [offer(99, b"xx")],
+        [offer(300, b"x")],
+        [offer(1 << 20, b"x")],
+        [offer(20, b"xx"), offer(21, b"xx")],
+        [offer(20, b"xx"), offer(10, b"x")],
+        [offer(1 << 21, bytes(CHUNK + 1))],
+        [offer(0, b"x")] * (REQUEST_OFFERS + 1),
+    ):
+        extents = [Extent(0, 100), Extent(200, 300), Extent(1 << 21, (1 << 21) + 2 * CHUNK)]
+        with pytest.raises(ValueError, match=r"."):
+            await source.fetch(b"big", version, extents, offers)
 
 
 @conforms

@@ -18,18 +18,22 @@ from tests.rpc.support import open_descriptors, serving
 from voyfs.core.errors import ListenError
 from voyfs.core.limits import (
     BULK_JOB_FILES,
+    CHUNK,
     FETCH_BYTES,
     MESSAGE_BYTES,
     PATH_BYTES,
     PIECE_BYTES,
     REQUEST_EXTENTS,
+    REQUEST_OFFERS,
     STAT_PATHS,
 )
+from voyfs.core.offers import DIGEST_BYTES
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
 from voyfs.rpc.server import CONNECTIONS, BlockServer
 from voyfs.rpc.service import DEMAND, STREAMS
 
+DIGEST = bytes(DIGEST_BYTES)
 UNARY = ("Attach", "Fetch", "Stat", "Release")
 STREAMED = ("List", "Walk", "Digest")
 
@@ -139,6 +143,37 @@ def test_impossible_ranges_are_an_invalid_argument(stub: ExportStub, files: list
     assert refusal(lambda: stub.Fetch(request)) is grpc.StatusCode.INVALID_ARGUMENT
     code = refusal(lambda: list(stub.Stream(iter([request]))))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def offering(*offers: tuple[int, int, bytes]) -> pb.FileRanges:
+    file = ranges(b"file", 300_000, (0, 100), (1000, 200_000))
+    file.offers.extend(pb.Offer(offset=offset, length=length, digest=digest) for offset, length, digest in offers)
+    return file
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        offering((0, 0, DIGEST)),
+        offering((99, 2, DIGEST)),
+        offering((500, 1, DIGEST)),
+        offering((201_000, 1, DIGEST)),
+        offering((2**64 - 1, 2, DIGEST)),
+        offering((1000, CHUNK + 1, DIGEST)),
+        offering((1000, 10, DIGEST), (1009, 10, DIGEST)),
+        offering((1000, 10, DIGEST), (1000, 11, DIGEST)),
+        offering((1020, 10, DIGEST), (1000, 10, DIGEST)),
+        offering((0, 100, DIGEST[:-1])),
+        offering((0, 100, b"")),
+        offering((0, 100, DIGEST + b"x")),
+        offering(*[(0, 100, DIGEST)] * (REQUEST_OFFERS + 1)),
+    ],
+    ids=range(13),
+)
+def test_impossible_offers_are_an_invalid_argument(stub: ExportStub, file: pb.FileRanges) -> None:
+    request = pb.FetchRequest(id=7, files=[file])
+    assert refusal(lambda: stub.Fetch(request)) is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal(lambda: list(stub.Stream(iter([request])))) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_too_many_paths_are_an_invalid_argument(stub: ExportStub) -> None:
@@ -295,6 +330,12 @@ REQUESTS = st.one_of(
                     path=PATHS,
                     version=st.builds(pb.Version, size=NUMBERS, inode=NUMBERS),
                     extents=st.lists(st.builds(pb.Extent, offset=NUMBERS, length=NUMBERS), max_size=3),
+                    offers=st.lists(
+                        st.builds(
+                            pb.Offer, offset=NUMBERS, length=NUMBERS, digest=st.sampled_from([DIGEST, b"", b"x" * 99])
+                        ),
+                        max_size=3,
+                    ),
                 ),
                 max_size=3,
             ),

@@ -17,6 +17,7 @@ from voyfs.ports import FileDone
 from voyfs.rpc.address import parse_address
 from voyfs.rpc.channel import open_channel
 from voyfs.rpc.stream import BulkStream, Report
+from voyfs.seeds import Seeds
 from voyfs.syscalls import keep_freed_memory
 
 _PR_SET_PDEATHSIG = 1
@@ -55,7 +56,7 @@ def main() -> None:
 
 def _stream(setup: Setup, report: Report) -> BulkStream:
     channel = open_channel(parse_address(setup.address), setup.tls, setup.server_name, bulk=True)
-    return BulkStream(channel, Landing(setup.data), report)
+    return BulkStream(channel, Landing(setup.data), Seeds(setup.seeds), report)
 
 
 def _give_way(libc: ctypes.CDLL) -> None:

@@ -38,6 +38,7 @@ class Setup:
     server_name: str | None
     data: Path
     idle: bool  # leave disk and processor to everybody else
+    seeds: tuple[str, ...] = ()
 
 
 def _line(value: object) -> bytes:
@@ -47,13 +48,13 @@ def _line(value: object) -> bytes:
 def encode_setup(setup: Setup) -> bytes:
     tls = setup.tls
     files = None if tls is None else [str(tls.cert), str(tls.key), str(tls.ca)]
-    return _line([setup.address, files, setup.server_name, str(setup.data), setup.idle])
+    return _line([setup.address, files, setup.server_name, str(setup.data), setup.idle, setup.seeds])
 
 
 def decode_setup(line: bytes) -> Setup:
-    address, files, server_name, data, idle = json.loads(line)
+    address, files, server_name, data, idle, seeds = json.loads(line)
     tls = None if files is None else TlsFiles(*map(Path, files))
-    return Setup(address, tls, server_name, Path(data), idle)
+    return Setup(address, tls, server_name, Path(data), idle, tuple(seeds))
 
 
 def encode_jobs(number: int, jobs: Sequence[FileJob]) -> bytes:
@@ -85,13 +86,15 @@ def decode_jobs(line: bytes) -> tuple[int, list[FileJob]]:
 
 
 def encode_outcomes(number: int, outcomes: Sequence[FileDone]) -> bytes:
-    return _line([number, [(*_error_to_wire(done.error), done.data_bytes) for done in outcomes]])
+    files = [(*_error_to_wire(done.error), done.data_bytes, done.seed_bytes) for done in outcomes]
+    return _line([number, files])
 
 
 def decode_outcomes(line: bytes) -> tuple[int, list[FileDone]]:
     number, outcomes = json.loads(line)
     return number, [
-        FileDone(_error_from_wire(kind, code, text), data_bytes) for kind, code, text, data_bytes in outcomes
+        FileDone(_error_from_wire(kind, code, text), data_bytes, seed_bytes)
+        for kind, code, text, data_bytes, seed_bytes in outcomes
     ]
 
 

@@ -124,6 +124,7 @@ class BulkProcess:
 
     The process starts with the first job, and again when it has ended; it lives until `close`,
     at most as long as the trio run. With `idle` it leaves processor and disk to others.
+    What the trees `seeds` (see `voyfs.seeds`) have as well is not fetched.
     The descriptors `held` stay open as long as it lives: whoever waits for a lock on one waits for its end.
     """
 
@@ -136,13 +137,14 @@ class BulkProcess:
         server_name: str | None = None,
         idle: bool = True,
         held: Sequence[int] = (),
+        seeds: Sequence[str] = (),
     ) -> None:
         """Raises ListenError, InsecureError."""
         require_secure(parse_address(address), tls)
         if tls is not None:
             tls.check()
         self._held = held
-        self._setup = Setup(address, tls, server_name, data.absolute(), idle)
+        self._setup = Setup(address, tls, server_name, data.absolute(), idle, tuple(seeds))
         self._slots = trio.Semaphore(BULK_JOBS)
         self._starting = trio.Lock()
         self._process: _Process | None = None

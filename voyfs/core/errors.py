@@ -61,6 +61,10 @@ class ListenError(VoyfsError):
     """The address to listen on, or to connect to, is not an address or cannot be used."""
 
 
+class SeedError(VoyfsError):
+    """A seed is missing, is no directory, or is what it cannot be."""
+
+
 class MetricsError(VoyfsError):
     """The address for metrics is none, is taken, or is not on loopback."""
 

@@ -55,6 +55,11 @@ KEPT_BYTES = 4 * BULK_JOBS * BULK_JOB_BYTES
 # demand fetch has at most 16.
 REQUEST_EXTENTS = 1024
 
+# Local trees that may be asked for bytes before the source is, and what is offered to the source in one request: from
+# each of them a part of every extent.
+SEEDS = 4
+REQUEST_OFFERS = SEEDS * REQUEST_EXTENTS
+
 # Demand fetches on their way at once; further ones queue.
 DEMAND_FETCHES = 32
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from voyfs.core.entry import Entry
 from voyfs.core.errors import SourceMalformed
 from voyfs.core.extents import Extent
+from voyfs.core.offers import Offer
 from voyfs.ports import Digested, Piece
 from voyfs.rpc.assembly import FileAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
@@ -21,11 +22,11 @@ def require_below(path: bytes, top: bytes) -> None:
         raise SourceMalformed(f"the source sent a path not asked for: {shown(path)}")
 
 
-def pieces(reply: pb.FetchReply, path: bytes, extents: Sequence[Extent]) -> list[Piece]:
+def pieces(reply: pb.FetchReply, path: bytes, extents: Sequence[Extent], offers: Sequence[Offer]) -> list[Piece]:
     """All of `extents`, checked. Raises SourceErrors and DigestMismatch."""
     for failure in reply.failures:
         raise failure_error(failure, path)
-    assembly = FileAssembly(path, extents)
+    assembly = FileAssembly(path, extents, offers)
     found = []
     for wire in reply.pieces:
         if wire.file != 0:

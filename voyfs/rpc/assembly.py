@@ -12,6 +12,7 @@ from voyfs.core.entry import Entry
 from voyfs.core.errors import SourceMalformed
 from voyfs.core.extents import Extent
 from voyfs.core.limits import DIRECTORY_BYTES, DIRECTORY_ENTRIES
+from voyfs.core.offers import Offer
 from voyfs.ports import Listing, Piece
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.wire import entry_from_wire, failure_error, path_problem, shown
@@ -24,8 +25,9 @@ class DigestMismatch(Exception):
 class FileAssembly:
     """The pieces of one file, as they come in."""
 
-    def __init__(self, path: bytes, extents: Sequence[Extent]) -> None:
+    def __init__(self, path: bytes, extents: Sequence[Extent], offers: Sequence[Offer] = ()) -> None:
         self._path = path
+        self._offers = offers
         self._extents = iter(extents)
         self._position = self._stop = 0
         self._advance()
@@ -45,19 +47,26 @@ class FileAssembly:
             self.complete
             or wire.offset != self._position
             or not 0 < length <= self._stop - self._position
-            or len(wire.data) != (0 if wire.hole else length)
+            or len(wire.data) != (0 if wire.hole or wire.offer else length)
         ):
             raise SourceMalformed(f"the source sent bytes not asked for: {shown(self._path)}")
         data = None
         if not wire.hole:
-            data = wire.data
+            data = self._offered(wire) if wire.offer else wire.data
             if xxhash.xxh3_64_intdigest(data) != wire.xxh3:
                 raise DigestMismatch(
                     f"bytes {wire.offset} to {wire.offset + length} of {shown(self._path)} do not match their digest"
                 )
         self._position += length
         self._advance()
-        return Piece(wire.offset, length, data)
+        return Piece(wire.offset, length, data, offered=bool(wire.offer))
+
+    def _offered(self, wire: pb.Piece) -> bytes:
+        if wire.offer <= len(self._offers):
+            offer = self._offers[wire.offer - 1]
+            if (offer.start, len(offer.data)) == (wire.offset, wire.length):
+                return offer.data
+        raise SourceMalformed(f"the source took what was not offered: {shown(self._path)}")
 
 
 class ListingAssembly:

@@ -27,6 +27,7 @@ from voyfs.core.limits import (
     MIB,
     STAT_PATHS,
 )
+from voyfs.core.offers import Offer
 from voyfs.ports import Attachment, Digested, Listing, Piece
 from voyfs.rpc.address import Address, parse_address
 from voyfs.rpc.answers import digested, pieces, require_below, stated
@@ -150,8 +151,10 @@ class GrpcSource:
         request = pb.DigestRequest(path=_sound(path))
         return self._restarting(self._background.Digest, request, lambda: _DigestedBelow(path))
 
-    async def fetch(self, path: bytes, version: Version, extents: Sequence[Extent]) -> list[Piece]:
-        ranges = ranges_to_wire(path, version, tuple(extents))
+    async def fetch(
+        self, path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
+    ) -> list[Piece]:
+        ranges = ranges_to_wire(path, version, extents, offers)
         request = pb.FetchRequest(id=1, files=[ranges])
         try:
             ranges_from_wire(request)  # the caller's mistakes are not the source's to tell
@@ -162,7 +165,7 @@ class GrpcSource:
             return await unary(self._demand.Fetch, request, seconds)
 
         async def ask() -> list[Piece]:
-            return pieces(await self._persist(attempt), path, extents)
+            return pieces(await self._persist(attempt), path, extents, offers)
 
         async with self._fetches:
             return await self._believed(ask)

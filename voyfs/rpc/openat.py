@@ -8,6 +8,7 @@ raced. Needs Linux 5.6; knows nothing of exports or of what is opened.
 import ctypes
 import errno
 import os
+import stat
 
 _OPENAT2 = 437  # the same number on every architecture, as all system calls since 5.1
 _RESOLVE_NO_XDEV = 0x01
@@ -89,3 +90,22 @@ def open_below(root: int, path: bytes, flags: int) -> int:
     finally:
         if directory != root:
             os.close(directory)
+
+
+def open_regular(root: int, path: bytes) -> int | None:
+    """As `open_below`, for reading; None for what is no regular file, which is not touched.
+
+    Merely opening a device or a fifo can have effects, so it is opened without access first.
+    """
+    handle = open_below(root, path, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        again = f"/proc/self/fd/{handle}"
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            return os.open(again, flags | os.O_NOATIME)
+        except PermissionError:  # O_NOATIME is for the owner only
+            return os.open(again, flags)
+    finally:
+        os.close(handle)

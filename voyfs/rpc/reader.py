@@ -6,7 +6,6 @@ that version, or an error. Knows nothing of gRPC.
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +35,12 @@ class Run:
     start: int
     length: int
     data: bytes | None
+    offer: int | None = None  # index of the offer that has the same data
+
+    @property
+    def sent(self) -> int:
+        """Bytes of data that have to be sent."""
+        return 0 if self.data is None or self.offer is not None else self.length
 
 
 class SourceFile:
@@ -138,15 +143,9 @@ def open_file(tree: Tree, path: bytes, version: Version | None) -> Iterator[Sour
     Raises TreeError; one of another version, or not a regular file any more, has CHANGED.
     """
     with as_tree_errors():
-        # First without access: merely opening a device or a fifo can have effects.
-        handle = tree.open(path, os.O_PATH)
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise TreeError(Trouble.CHANGED, "not a regular file")
-            fd = _reopen(handle)
-        finally:
-            os.close(handle)
+        fd = tree.open_regular(path)
+    if fd is None:
+        raise TreeError(Trouble.CHANGED, "not a regular file")
     try:
         with as_tree_errors():
             status = _settled(fd)
@@ -156,15 +155,6 @@ def open_file(tree: Tree, path: bytes, version: Version | None) -> Iterator[Sour
         yield SourceFile(fd, found, status.st_blocks)
     finally:
         os.close(fd)
-
-
-def _reopen(handle: int) -> int:
-    path = f"/proc/self/fd/{handle}"
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, flags | os.O_NOATIME)
-    except PermissionError:  # O_NOATIME is for the owner only
-        return os.open(path, flags)
 
 
 def _settled(fd: int) -> os.stat_result:

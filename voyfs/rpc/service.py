@@ -8,12 +8,11 @@ sends raises BadRequest.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import grpc
 import xxhash
 
-from voyfs.core.entry import Version
-from voyfs.core.extents import Extent
 from voyfs.core.limits import (
     FETCH_BYTES,
     MESSAGE_BYTES,
@@ -21,12 +20,14 @@ from voyfs.core.limits import (
     PIECE_BYTES,
     STAT_PATHS,
 )
+from voyfs.core.offers import digest_of, offered_parts
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.pages import digests, failure_to_wire, pages, walk
 from voyfs.rpc.reader import Run, open_file
 from voyfs.rpc.tree import Tree, TreeError, Trouble
 from voyfs.rpc.wire import (
     BadRequest,
+    Ranges,
     entry_to_wire,
     path_problem,
     ranges_from_wire,
@@ -118,24 +119,25 @@ class ExportService:
         """Replies to one request, each with up to `batch` bytes of data; the last has `last`."""
         reply = pb.FetchReply(id=request.id)
         size = 0
-        for index, (path, version, extents) in enumerate(ranges_from_wire(request)):
+        for index, asked in enumerate(ranges_from_wire(request)):
             try:
-                for run in self._runs(path, version, extents):
-                    if size and run.data is not None and size + run.length > batch:
+                for run in self._runs(asked):
+                    if size and run.sent and size + run.sent > batch:
                         yield reply
                         reply = pb.FetchReply(id=request.id)
                         size = 0
                     _add_piece(reply, index, run)
-                    size += len(run.data or b"")
+                    size += run.sent
             except TreeError as error:
                 reply.failures.append(failure_to_wire(error, index))
         reply.last = True
         yield reply
 
-    def _runs(self, path: bytes, version: Version, extents: list[Extent]) -> Iterator[Run]:
-        with open_file(self._tree, path, version) as file:
-            for extent in extents:
-                yield from file.runs(extent)
+    def _runs(self, asked: Ranges) -> Iterator[Run]:
+        with open_file(self._tree, asked.path, asked.version) as file:
+            for extent, offers in offered_parts(asked.extents, asked.offered):
+                runs = file.runs(extent)
+                yield from _compared(list(runs), asked.digests, offers) if offers else runs
 
 
 def _foreign(path: bytes) -> pb.Listing:
@@ -143,9 +145,26 @@ def _foreign(path: bytes) -> pb.Listing:
     return pb.Listing(path=path, failure=failure_to_wire(error), last=True)
 
 
+def _compared(runs: list[Run], digests: list[bytes], offers: range) -> list[Run]:
+    """The `runs` of what was offered; where they are one that an offer has as well, that one says so."""
+    run, *others = runs
+    if others or run.data is None:  # with holes, which stay holes
+        return runs
+    digest = digest_of(run.data)
+    return [replace(run, offer=next((index for index in offers if digests[index] == digest), None))]
+
+
 def _add_piece(reply: pb.FetchReply, index: int, run: Run) -> None:
     if run.data is None:
         reply.pieces.add(file=index, offset=run.start, length=run.length, hole=True)
+    elif run.offer is not None:
+        reply.pieces.add(
+            file=index,
+            offset=run.start,
+            length=run.length,
+            offer=1 + run.offer,
+            xxh3=xxhash.xxh3_64_intdigest(run.data),
+        )
     else:
         reply.pieces.add(
             file=index,

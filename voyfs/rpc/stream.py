@@ -15,6 +15,8 @@ from typing import Protocol
 import grpc
 
 from voyfs.core.errors import SourceCorrupt, SourceError, SourceMalformed, SourceUnreachable
+from voyfs.core.extents import Extent
+from voyfs.core.offers import Offer
 from voyfs.ports import FileDone, FileJob, Piece
 from voyfs.rpc.assembly import DigestMismatch, FileAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
@@ -43,22 +45,34 @@ class Landing(Protocol):
         """Raises OSError."""
 
 
+class Offering(Protocol):
+    """Who has bytes that need not be fetched, perhaps."""
+
+    def offers(self, path: bytes, extents: Sequence[Extent], /) -> list[Offer]: ...
+
+
 class _File:
     """One file of a request: what came of it so far."""
 
-    def __init__(self, job: FileJob) -> None:
+    def __init__(self, job: FileJob, offers: Sequence[Offer]) -> None:
         self.job = job
-        self.assembly = FileAssembly(job.source, job.extents)
+        self.offers = offers
         self.error: Exception | None = None  # a DigestMismatch means: once more
         self.received = 0
+        self.taken = 0  # of what was offered
+        self.begin()
+
+    def begin(self) -> None:
+        """All of it is to come, now or once more."""
+        self.assembly = FileAssembly(self.job.source, self.job.extents, self.offers)
 
 
 class _Run:
     """The jobs of one number; their files are asked for until each has an outcome."""
 
-    def __init__(self, number: int, jobs: Sequence[FileJob]) -> None:
+    def __init__(self, number: int, jobs: Sequence[FileJob], seeds: Offering) -> None:
         self.number = number
-        self.files = [_File(job) for job in jobs]
+        self.files = [_File(job, seeds.offers(job.source, job.extents)) for job in jobs]
         self.tries = 0
 
     def pending(self) -> list[_File]:
@@ -71,13 +85,13 @@ class _Run:
         for file in self.files:
             if isinstance(file.error, DigestMismatch):
                 file.error = None
-                file.assembly = FileAssembly(file.job.source, file.job.extents)
+                file.begin()
             if file.error is None and not file.assembly.complete:
                 pending.append(file)
         return pending
 
     def outcomes(self) -> list[FileDone]:
-        return [FileDone(file.error, file.received) for file in self.files]
+        return [FileDone(file.error, file.received, file.taken) for file in self.files]
 
 
 class _Request:
@@ -90,10 +104,10 @@ class _Request:
         self._target: Target | None = None
 
     def message(self, number: int) -> pb.FetchRequest:
-        jobs = (file.job for file in self._files)
+        asked = [(file.job, file.offers) for file in self._files]
         return pb.FetchRequest(
             id=number,
-            files=[ranges_to_wire(job.source, job.version, job.extents) for job in jobs],
+            files=[ranges_to_wire(job.source, job.version, job.extents, offers) for job, offers in asked],
         )
 
     def accept(self, reply: pb.FetchReply, landing: Landing) -> None:
@@ -132,7 +146,8 @@ class _Request:
             piece = file.assembly.accept(wire)
             if piece.data is None:
                 return
-            file.received += piece.length
+            file.received += piece.sent
+            file.taken += piece.length - piece.sent
             if self._target is None:
                 self._target = landing.open(file.job)
             self._target.write(piece)
@@ -148,9 +163,10 @@ class _Request:
 class BulkStream:
     """Carries out runs of jobs; `report` is called with the outcomes, from either thread."""
 
-    def __init__(self, channel: grpc.Channel, landing: Landing, report: Report) -> None:
+    def __init__(self, channel: grpc.Channel, landing: Landing, seeds: Offering, report: Report) -> None:
         self._stub = ExportStub(channel)
         self._landing = landing
+        self._seeds = seeds
         self._report = report
         self._numbers = count(1)
         # Guards the two below: a request is either in `_requests` of a living stream, or it has
@@ -160,7 +176,7 @@ class BulkStream:
         self._queue: SimpleQueue[pb.FetchRequest | None] | None = None
 
     def submit(self, number: int, jobs: Sequence[FileJob]) -> None:
-        self._go_on(_Run(number, jobs))
+        self._go_on(_Run(number, jobs, self._seeds))
 
     def _go_on(self, run: _Run) -> None:
         """Asks for what is still missing, or reports."""

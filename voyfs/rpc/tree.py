@@ -21,7 +21,7 @@ from hashlib import blake2b
 from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import ExportError
 from voyfs.core.limits import DIRECTORY_ENTRIES, ENTRY_XATTR_BYTES
-from voyfs.rpc.openat import open_below, supported
+from voyfs.rpc.openat import open_below, open_regular, supported
 
 _TIME_LIMIT = 2**63 - 1  # nanoseconds that the wire can express: the years 1678 to 2262
 
@@ -104,6 +104,10 @@ class Tree:
     def open(self, path: bytes, flags: int) -> int:
         """A descriptor of `path` below the root, for the caller to close. Raises OSError."""
         return open_below(self._root, path, flags)
+
+    def open_regular(self, path: bytes) -> int | None:
+        """A descriptor for reading the regular file `path`, None for anything else. Raises OSError."""
+        return open_regular(self._root, path)
 
     def stat(self, path: bytes) -> Entry:
         """The entry at `path` as it is now, without a name. Raises TreeError."""

@@ -7,21 +7,26 @@ nothing of connections.
 
 import os
 import stat
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import SourceChanged, SourceError, SourceMalformed, SourceUnreadable
 from voyfs.core.extents import Extent
 from voyfs.core.limits import (
     BULK_JOB_FILES,
+    CHUNK,
     ENTRY_XATTR_BYTES,
     FETCH_BYTES,
     NAME_BYTES,
     PATH_BYTES,
     REQUEST_EXTENTS,
+    REQUEST_OFFERS,
     TARGET_BYTES,
     XATTR_NAME_BYTES,
     XATTR_VALUE_BYTES,
 )
+from voyfs.core.offers import DIGEST_BYTES, Offer
 from voyfs.rpc.generated import voyfs_pb2 as pb
 
 _OFFSET_LIMIT = 2**63 - 1  # the kernel's loff_t
@@ -177,20 +182,33 @@ def _xattrs_from_wire(wire: pb.Entry) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(found.items())
 
 
-def ranges_to_wire(path: bytes, version: Version, extents: tuple[Extent, ...]) -> pb.FileRanges:
+class Ranges(NamedTuple):
+    """What a client asks for of one file, and what it has already, perhaps: where, and the digest."""
+
+    path: bytes
+    version: Version
+    extents: list[Extent]
+    offered: list[Extent]
+    digests: list[bytes]
+
+
+def ranges_to_wire(
+    path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
+) -> pb.FileRanges:
     return pb.FileRanges(
         path=path,
         version=version_to_wire(version),
         extents=[pb.Extent(offset=e.start, length=e.length) for e in extents],
+        offers=[pb.Offer(offset=o.start, length=len(o.data), digest=o.digest) for o in offers],
     )
 
 
-def ranges_from_wire(request: pb.FetchRequest) -> list[tuple[bytes, Version, list[Extent]]]:
+def ranges_from_wire(request: pb.FetchRequest) -> list[Ranges]:
     """What a client asks for, per file. Raises BadRequest."""
     if len(request.files) > BULK_JOB_FILES:
         raise BadRequest(f"more than {BULK_JOB_FILES} files")
     asked = []
-    count = total = 0
+    count = total = offers = 0
     for file in request.files:
         if (problem := path_problem(file.path)) is not None:
             raise BadRequest(problem)
@@ -207,10 +225,35 @@ def ranges_from_wire(request: pb.FetchRequest) -> list[tuple[bytes, Version, lis
                 raise BadRequest("extents that are empty, not ascending, or past the end")
             end = extent.stop
             total += extent.length
-        asked.append((file.path, version, extents))
+        offers += len(file.offers)
+        if offers > REQUEST_OFFERS:
+            raise BadRequest(f"more than {REQUEST_OFFERS} offers")
+        offered = [Extent(o.offset, o.offset + o.length) for o in file.offers]
+        _check_offered(offered, extents)
+        digests = [offer.digest for offer in file.offers]
+        if any(len(digest) != DIGEST_BYTES for digest in digests):
+            raise BadRequest("an offer whose digest is none")
+        asked.append(Ranges(file.path, version, extents, offered, digests))
     if total > FETCH_BYTES:
         raise BadRequest(f"more than {FETCH_BYTES} bytes")
     return asked
+
+
+def _check_offered(offered: Sequence[Extent], extents: Sequence[Extent]) -> None:
+    within = iter(extents)
+    around = Extent(0, 0)
+    before = Extent(0, 0)
+    for extent in offered:
+        while extent.start >= around.stop:
+            try:
+                around = next(within)
+            except StopIteration:
+                raise BadRequest("an offer that nobody asked about") from None
+        if not around.start <= extent.start < extent.stop <= around.stop or extent.length > CHUNK:
+            raise BadRequest("an offer that is empty, too long, or not within an extent")
+        if extent != before and extent.start < before.stop:
+            raise BadRequest("offers that overlap or do not ascend")
+        before = extent
 
 
 def failure_error(failure: pb.Failure, path: bytes) -> SourceError:

@@ -134,15 +134,27 @@ class Extent(_message.Message):
     length: int
     def __init__(self, offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
+class Offer(_message.Message):
+    __slots__ = ("offset", "length", "digest")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    length: int
+    digest: bytes
+    def __init__(self, offset: _Optional[int] = ..., length: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
 class FileRanges(_message.Message):
-    __slots__ = ("path", "version", "extents")
+    __slots__ = ("path", "version", "extents", "offers")
     PATH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     version: Version
     extents: _containers.RepeatedCompositeFieldContainer[Extent]
-    def __init__(self, path: _Optional[bytes] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ...) -> None: ...
+    offers: _containers.RepeatedCompositeFieldContainer[Offer]
+    def __init__(self, path: _Optional[bytes] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("id", "files")
@@ -153,20 +165,22 @@ class FetchRequest(_message.Message):
     def __init__(self, id: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRanges, _Mapping]]] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("file", "offset", "length", "hole", "data", "xxh3")
+    __slots__ = ("file", "offset", "length", "hole", "data", "xxh3", "offer")
     FILE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     HOLE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     XXH3_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     file: int
     offset: int
     length: int
     hole: bool
     data: bytes
     xxh3: int
-    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., hole: _Optional[bool] = ..., data: _Optional[bytes] = ..., xxh3: _Optional[int] = ...) -> None: ...
+    offer: int
+    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., hole: _Optional[bool] = ..., data: _Optional[bytes] = ..., xxh3: _Optional[int] = ..., offer: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("file", "reason", "detail")
