@@ -20,6 +20,7 @@ import trio
 from voyfs import control, listener, metrics
 from voyfs.background import Background
 from voyfs.bulk import BulkProcess
+from voyfs.carrier import Carrier
 from voyfs.core.errors import SourceUnreachable, VoyfsError
 from voyfs.fuse import Operations, forget
 from voyfs.gauges import families_of
@@ -147,7 +148,8 @@ class Daemon:
         rate = self._store.bandwidth if self._taking_over else None
         pacer = Pacer(self._settings.bandwidth if rate is None else rate)
         self._store.bandwidth = pacer.rate
-        background = Background(self._store, self._source, bulk, self._hydrator, self.checkpoint, pacer)
+        carrier = Carrier(self._store, bulk, self._hydrator, pacer)
+        background = Background(self._store, self._source, self._hydrator, carrier, self.checkpoint)
         async with trio.open_nursery() as nursery:
             self._hydrator.nursery = nursery
 

@@ -17,7 +17,7 @@ def families_of(
     """What gives all metrics of this daemon as they are at that moment."""
 
     def families() -> list[Family]:
-        progress, totals = hydrator.progress, store.records.totals
+        progress, totals, carrier = hydrator.progress, store.records.totals, background.carrier
         hits, misses = progress.hits, progress.waits.count
         return [
             _counter("bytes_total", "Bytes that came into the store, by where from.", origin={
@@ -36,10 +36,10 @@ def families_of(
                    histogram=progress.waits),
             _gauge("queue_depth", "What is under way or waits, by lane.", lane={
                 "demand": hydrator.demands,
-                "background": background.running,
+                "background": carrier.running,
                 "background_files": len(hydrator.fresh),
             }),
-            _gauge("bandwidth_limit_bytes", "The background's limit a second; 0: none.", {(): background.pacer.rate}),
+            _gauge("bandwidth_limit_bytes", "The background's limit a second; 0: none.", {(): carrier.pacer.rate}),
             _gauge("known_bytes", "Bytes of the files known so far, by whether they are local.", state={
                 "present": totals.bytes - totals.absent_bytes,
                 "absent": totals.absent_bytes,

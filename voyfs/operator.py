@@ -92,7 +92,7 @@ class Operator:
                 if type(rate) is not int or not 0 <= rate < 1 << 62:
                     raise ControlError("a rate is a whole number of bytes a second")
                 self._store.bandwidth = rate
-                self._background.pacer.change(rate)
+                self._background.carrier.pacer.change(rate)
                 yield {"done": True, "status": self.status()}
             case "verify":
                 if self._store.detached:
@@ -231,7 +231,7 @@ class Operator:
             "seed_bytes": progress.seed_bytes,
             "demand_fetches": progress.demand_fetches,
             "demand_bytes": progress.demand_bytes,
-            "bandwidth": self._background.pacer.rate,
+            "bandwidth": self._background.carrier.pacer.rate,
             "rate": rate,
             "eta_s": round(missing / rate, 1) if rate and populated else None,
             "paused": progress.paused,

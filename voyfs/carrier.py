@@ -1,0 +1,163 @@
+"""Carries absent chunks of files over the bulk lane: in jobs of bounded size, a bounded number at a time.
+
+What is to come, and in which order, is the background's to say (see `background`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import trio
+
+from voyfs.core.errors import SourceMalformed, SourceUnreachable, StoreError, VoyfsError
+from voyfs.core.extents import Extent, chunks_touched, coalesce
+from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOBS
+from voyfs.core.presence import Presence
+from voyfs.hydrator import Flight, Hydrator
+from voyfs.logs import get_logger
+from voyfs.pacing import Pacer
+from voyfs.ports import BulkLane, FileDone, FileJob
+from voyfs.store.store import Store
+from voyfs.store.tree import Node
+
+log = get_logger(__name__)
+
+# Pause after a failure of the source or the disk before the next try.
+RETRY_SECONDS = 1.0
+
+# How often a file is asked for again whose answer was not fit to be read.
+MALFORMED_TRIES = 8
+
+# Inodes and absent chunks. Not nodes: those may go, and come again as others, before it is carried out.
+Plan = list[tuple[int, list[int]]]
+_Claimed = list[tuple[Node, Flight, FileJob]]
+
+
+class Carrier:
+    def __init__(self, store: Store, bulk: BulkLane, hydrator: Hydrator, pacer: Pacer) -> None:
+        self.pacer = pacer
+        self.running = 0  # jobs handed to the lane, not yet landed
+        self._store = store
+        self._bulk = bulk
+        self._hydrator = hydrator
+        self._progress = hydrator.progress
+        self._slots = trio.Semaphore(BULK_JOBS)
+        self._doubts: Counter[bytes] = Counter()
+
+    def plans(self, wanted: Iterable[tuple[int, Extent | None]]) -> Iterator[Plan]:
+        """What is absent of the files with these inodes, of an extent or all of it, in groups of bounded size.
+
+        The groups are made one by one while earlier ones land, so that a huge file costs no
+        memory; what a group names is checked again when it is claimed.
+        """
+        plan: Plan = []
+        size = 0
+        for ino, extent in wanted:
+            record = self._store.records.get(ino)
+            if record is None or record.presence is None or record.complete or self._store.names.doomed(ino):
+                continue
+            presence = record.presence
+            chunks: list[int] = []
+            for index in presence.absent() if extent is None else _absent(presence, extent):
+                length = presence.extent(index).length
+                if size + length > BULK_JOB_BYTES:
+                    yield [*plan, (ino, chunks)] if chunks else plan
+                    plan, chunks, size = [], [], 0
+                chunks.append(index)
+                size += length
+            if chunks:
+                plan.append((ino, chunks))
+        if plan:
+            yield plan
+
+    async def carry(self, plan: Plan, nursery: trio.Nursery) -> None:
+        """Begins to carry out `plan` when its turn has come; what then fails, the progress tells."""
+        await self._slots.acquire()
+        await self.pacer.wait()
+        await self._hydrator.give_way()
+        claimed = self._claim(plan)
+        self.pacer.spend(_size(claimed))
+        self.running += 1
+        nursery.start_soon(self._run, claimed)
+
+    def _claim(self, plan: Plan) -> _Claimed:
+        """Claims what of the plan is still absent and not under way."""
+        claimed = []
+        for ino, chunks in plan:
+            record = self._store.records.get(ino)
+            if record is None or record.presence is None or self._store.names.doomed(ino):
+                continue
+            presence = record.presence
+            taken = self._hydrator.claimed(ino)
+            free = [index for index in presence.missing(chunks) if index not in taken]
+            if not free:
+                continue
+            try:
+                node = self._store.tree.node(ino)
+                path = self._store.tree.path(node)
+            except OSError as error:
+                self._hydrator.problem(record.source, StoreError(f"its file cannot be found: {error.strerror}"))
+                continue
+            free = presence.missing(free)  # finding it may have shown that it is shorter
+            if not free:
+                continue
+            extents = coalesce(free, presence.chunk, presence.limit, BULK_JOB_BYTES)
+            job = FileJob(path, ino, record.source, record.version, tuple(extents))
+            claimed.append((node, self._hydrator.claim(node, free, in_hand=False), job))
+        return claimed
+
+    async def _run(self, claimed: _Claimed) -> None:
+        failure: Exception | None = None
+        try:
+            await self._hydrator.attach()
+            # Shielded: bytes may land until the lane says that it is done with them.
+            with trio.CancelScope(shield=True):
+                outcomes = await self._bulk.run([job for _, _, job in claimed])
+            self.pacer.spend(sum(outcome.data_bytes for outcome in outcomes) - _size(claimed))
+            for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
+                failure = self._landed(node, flight, job, outcome) or failure
+        except (VoyfsError, OSError) as error:
+            failure = error
+        finally:
+            for node, flight, _ in claimed:
+                self._hydrator.land(node, flight)
+        if failure is None:
+            self._progress.paused = ""
+        else:
+            await self.pause(failure)
+        self.running -= 1
+        self._slots.release()
+        self._hydrator.wake()
+
+    def _landed(self, node: Node, flight: Flight, job: FileJob, outcome: FileDone) -> Exception | None:
+        """Takes note of one file's outcome; gives the error if all had better wait a while."""
+        self._progress.background_bytes += outcome.data_bytes
+        self._progress.seed_bytes += outcome.seed_bytes
+        error = outcome.error
+        if error is None:
+            self._store.content.filled(node, sorted(flight.chunks))
+        elif isinstance(error, FileNotFoundError):
+            pass  # renamed or removed meanwhile; the next round knows its place
+        elif isinstance(error, SourceUnreachable | OSError):
+            return error
+        elif isinstance(error, SourceMalformed) and self._doubts[job.source] < MALFORMED_TRIES:
+            self._doubts[job.source] += 1  # an answer damaged on its way spoils all that was asked for with it
+            return error
+        else:
+            self._hydrator.problem(job.source, error)
+        return None
+
+    async def pause(self, error: Exception) -> None:
+        """Something is in the way that may go: says so, and waits a while."""
+        what = str(error)
+        if self._progress.paused != what:
+            log.warning("hydration pauses", why=what)
+            self._progress.paused = what
+        await trio.sleep(RETRY_SECONDS)
+
+
+def _absent(presence: Presence, extent: Extent) -> list[int]:
+    return presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk))
+
+
+def _size(claimed: _Claimed) -> int:
+    return sum(extent.length for _, _, job in claimed for extent in job.extents)
