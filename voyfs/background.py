@@ -5,21 +5,28 @@ over the bulk lane (see `carrier`). A failure of the source or of the disk pause
 cannot be had is named in the progress and passed over.
 """
 
+import errno
+import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
 from voyfs.carrier import Carrier
 from voyfs.core.entry import Entry
 from voyfs.core.errors import SourceError, SourceUnreachable, VoyfsError
+from voyfs.core.extents import Extent
 from voyfs.core.limits import BULK_JOB_FILES
 from voyfs.hydrator import Hydrator
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
 from voyfs.store.store import Store
+from voyfs.store.tree import ROOT
 
 log = get_logger(__name__)
+
+# Directories listed at once to find files that go first.
+FIRST_LOOKUPS = 8
 
 
 class Background:
@@ -38,6 +45,8 @@ class Background:
         self.carrier = carrier
         self._progress = hydrator.progress
         self._checkpoint = checkpoint
+        self._nothing_first = trio.Event()
+        self._nothing_first.set()
 
     async def run(self) -> None:
         """Populates and fetches everything that can be had, then returns."""
@@ -112,6 +121,7 @@ class Background:
                 if todo:
                     inos = [todo.popleft() for _ in range(min(len(todo), BULK_JOB_FILES))]
                     for plan in self.carrier.plans((ino, None) for ino in inos):
+                        await self._nothing_first.wait()
                         await self.carrier.carry(plan, nursery)
                 elif self.carrier.running or not self._progress.populated:
                     await changed.wait()
@@ -120,6 +130,59 @@ class Background:
                     todo += self._leftover()
                     if not todo:
                         return
+
+    def bring_first(self, ranges: Sequence[tuple[bytes, Extent]], nursery: trio.Nursery) -> None:
+        """Brings these ranges of files, named by their paths, in this order and from now on before anything else.
+
+        Also where nothing else is brought. What is not there, or cannot be had, is passed over.
+        """
+        if not self._progress.first:
+            self._nothing_first = trio.Event()
+        self._progress.first += len(ranges)
+        nursery.start_soon(self._bring_first, ranges)
+
+    async def _bring_first(self, ranges: Sequence[tuple[bytes, Extent]]) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                for start in range(0, len(ranges), BULK_JOB_FILES):
+                    batch = ranges[start : start + BULK_JOB_FILES]
+                    inos = await self._inos(dict.fromkeys(path for path, _ in batch))
+                    wanted = [(inos[path], extent) for path, extent in batch if path in inos]
+                    for plan in self.carrier.plans(wanted):
+                        await self.carrier.carry(plan, nursery)
+        finally:
+            self._progress.first -= len(ranges)
+            if not self._progress.first:
+                self._nothing_first.set()
+            self._hydrator.wake()
+
+    async def _inos(self, paths: Iterable[bytes]) -> dict[bytes, int]:
+        """Inodes of those of `paths` that are there."""
+        found: dict[bytes, int] = {}
+        limit = trio.CapacityLimiter(FIRST_LOOKUPS)
+
+        async def find(path: bytes) -> None:
+            async with limit:
+                try:
+                    found[path] = await self._ino(path)
+                except (VoyfsError, OSError) as error:
+                    log.debug("not brought first", path=os.fsdecode(path), why=str(error))
+
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(find, path)
+        return found
+
+    async def _ino(self, path: bytes) -> int:
+        tree = self._store.tree
+        node = tree.node(ROOT)
+        for name in path.split(b"/"):
+            if not node.is_directory:
+                raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+            await self._hydrator.populate(node)
+            node, _ = tree.child(node, name)
+        self._store.names.release(node)  # or the memory would hold all that a long list names
+        return node.ino
 
     def _leftover(self) -> deque[int]:
         """Files that lack bytes and can be had, as the last checkpoint knows them."""

@@ -42,6 +42,7 @@ STATUSES: list[tuple[type[VoyfsError], int]] = [
     (errors.ControlError, 15),
     (errors.MetricsError, 17),
     (errors.SeedError, 18),
+    (errors.TraceError, 19),
 ]
 SYSTEM = 16  # a file or a system call failed, outside all of these
 DIFFERENT = 1  # `verify` found differences, `fsck` problems
@@ -51,7 +52,7 @@ _EPILOG = (
     " 4 source refuses, 5 other trouble with the source, 6 store in use, 7 store of another export,"
     " 8 store layout, 9 store unusable, 10 mount point, 11 export path, 12 listen address,"
     " 13 TLS material, 14 not everything local yet, 15 no daemon answers, 16 another error of the system,"
-    " 17 address for metrics, 18 seed."
+    " 17 address for metrics, 18 seed, 19 trace."
 )
 
 app = typer.Typer(
@@ -114,6 +115,12 @@ def mount(
             metavar="DIR", help="A local tree: what it has in common with the source is not fetched. Repeatable."
         ),
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write down what is read, in that order, from now on.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Bring first what such a file names (also with --warm).")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
     ] = None,
@@ -138,6 +145,8 @@ def mount(
         bandwidth=_rate(bandwidth, "--bandwidth"),
         metrics=metrics,
         seeds=tuple(dict.fromkeys(map(os.path.abspath, seed or ()))),
+        record=_absolute(record),
+        replay=_absolute(replay),
     )
     figures = None
     if metrics is not None:
@@ -439,6 +448,8 @@ def _table(shown: dict[str, Any]) -> "Table":
     table.add_row("phase", shown["phase"])
     table.add_row("bytes", f"{_size(present)} of {_size(total)}{so_far}")
     table.add_row("files", f"{shown['files']['present']} of {shown['files']['total']}{so_far}")
+    if shown["first_ranges"]:
+        table.add_row("first", f"{shown['first_ranges']} ranges of a trace")
     if shown["seed_bytes"]:
         table.add_row("from seeds", f"{_size(shown['seed_bytes'])}, not fetched")
     limit = f" of at most {_size(shown['bandwidth'])}/s" if shown["bandwidth"] else ""

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
@@ -21,7 +22,7 @@ from voyfs import control, listener, metrics
 from voyfs.background import Background
 from voyfs.bulk import BulkProcess
 from voyfs.carrier import Carrier
-from voyfs.core.errors import SourceUnreachable, VoyfsError
+from voyfs.core.errors import SourceUnreachable, TraceError, VoyfsError
 from voyfs.fuse import Operations, forget
 from voyfs.gauges import families_of
 from voyfs.hydrator import Hydrator
@@ -36,6 +37,7 @@ from voyfs.store.store import Store
 from voyfs.supervisor import REPLACE, Settings, redirect
 from voyfs.syscalls import boot_id
 from voyfs.takeover import StandIn, keep_buffers_resident
+from voyfs.traces import Recorder, read_trace
 from voyfs.vfs import Vfs, in_thread
 
 log = get_logger(__name__)
@@ -47,6 +49,9 @@ ATTACH_SECONDS = 5.0
 GREET_SECONDS = 1.0
 
 CHECKPOINT_SECONDS = 5.0
+
+# What a killed daemon may lose of a trace.
+RECORD_SECONDS = 1.0
 
 # Calls of the kernel served at the same time. Each that waits for the source holds one, and
 # local data must be served meanwhile; a task costs a few KiB.
@@ -66,6 +71,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Serves until unmounted (0) or asked to make way for another daemon (REPLACE)."""
+        settings = self._settings
         missing = not self._path.exists()
         new = missing or (self._path.is_dir() and not any(self._path.iterdir()))
         self._store = Store(self._path, boot_id(), taking_over=self._taking_over)
@@ -76,6 +82,8 @@ class Daemon:
                 if new and self._store.export_id is None:
                     self._unmake(self._path, whole=missing)
                 raise
+            if settings.record is not None:
+                self._record(settings.record)
             self._say(state="ready")
             return await self._serve(await in_thread(self._receive_descriptor))
         finally:
@@ -177,6 +185,10 @@ class Daemon:
             if self._figures >= 0:
                 families = families_of(self._store, self._hydrator, background, self._source)
                 nursery.start_soon(metrics.serve, self._figures, families)
+            if self._hydrator.recorder is not None:
+                nursery.start_soon(self._recording, self._hydrator.recorder)
+            if self._settings.replay is not None and not self._store.detached:
+                await self._replay(self._settings.replay, background, nursery)
             if not self._settings.warm or self._store.hydrating:
                 operator.hydrate()
 
@@ -210,6 +222,8 @@ class Daemon:
             await self._source.close()
             if status == 0:  # the mount is gone, and with it whoever used what has no name
                 self._store.names.adopt_orphans()
+            if self._hydrator.recorder is not None:
+                self._hydrator.recorder.close()
             try:
                 await self.checkpoint()
             except OSError as error:  # the log has it, for the next mount of this boot
@@ -229,6 +243,27 @@ class Daemon:
                 await self.checkpoint()
             except OSError as error:  # a full disk above all; what was to be written waits
                 log.warning("checkpoint fails", why=str(error))
+
+    def _record(self, trace: str) -> None:
+        try:
+            self._hydrator.recorder = Recorder(trace, self._store.chunk, anew=not self._taking_over)
+        except TraceError as error:
+            if not self._taking_over:
+                raise
+            log.warning("recording ends", path=trace, why=str(error))  # its users are to be served
+
+    async def _recording(self, recorder: Recorder) -> None:
+        while True:
+            await trio.sleep(RECORD_SECONDS)
+            lines = recorder.take()
+            if lines:
+                await in_thread(partial(recorder.write, lines))
+
+    async def _replay(self, trace: str, background: Background, nursery: trio.Nursery) -> None:
+        try:
+            background.bring_first(await in_thread(partial(read_trace, trace)), nursery)
+        except TraceError as error:  # it was good when the mount was made
+            log.warning("trace-ignored", why=str(error))
 
     def _say(self, **message: str) -> None:
         self._lifeline.send(json.dumps(message).encode())

@@ -37,6 +37,7 @@ def families_of(
             _gauge("queue_depth", "What is under way or waits, by lane.", lane={
                 "demand": hydrator.demands,
                 "background": carrier.running,
+                "background_first": progress.first,
                 "background_files": len(hydrator.fresh),
             }),
             _gauge("bandwidth_limit_bytes", "The background's limit a second; 0: none.", {(): carrier.pacer.rate}),

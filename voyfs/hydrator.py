@@ -29,6 +29,7 @@ from voyfs.seeds import Seeds
 from voyfs.store.record import Record
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
+from voyfs.traces import Recorder
 
 log = get_logger(__name__)
 
@@ -78,6 +79,7 @@ class Progress:
     demand_fetches: int = 0  # that somebody waited for
     demand_bytes: int = 0  # of these
     background_bytes: int = 0
+    first: int = 0  # ranges that go before everything else and may not be here yet
     seed_bytes: int = 0  # that a local tree had, so that they did not cross the network
     written_bytes: int = 0  # by whoever uses the mount
     hits: int = 0  # reads whose bytes were local
@@ -95,6 +97,7 @@ class Hydrator:
 
     def __init__(self, store: Store, source: BlockSource, seeds: Seeds | None = None) -> None:
         self.progress = Progress()
+        self.recorder: Recorder | None = None
         self._seeds = seeds
         self._store = store
         self._source = source
@@ -173,6 +176,8 @@ class Hydrator:
         Raises SourceError when they cannot be had, OSError when they cannot be kept.
         """
         record = node.record
+        if record is not None and self.recorder is not None:
+            self.recorder.needed(record.source, extent, record.version.size)
         if record is None or record.presence is None or record.presence.complete:
             self.progress.hits += 1
             return

@@ -52,6 +52,8 @@ class Settings:
     bandwidth: int = 0  # the background's, in bytes a second; 0: no limit
     metrics: str | None = None  # HOST:PORT
     seeds: tuple[str, ...] = ()  # see `voyfs.seeds`
+    record: str | None = None  # a trace to write, see `voyfs.traces`
+    replay: str | None = None  # a trace to bring first
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -102,6 +104,10 @@ class Supervisor:
             from voyfs.seeds import check_seeds
 
             check_seeds(settings.seeds, mountpoint=settings.mountpoint, store=settings.store)
+        if settings.record is not None or settings.replay is not None:
+            from voyfs.traces import check_traces
+
+            check_traces(settings.record, settings.replay, mountpoint=settings.mountpoint)
         daemon, lifeline = self._start(taking_over=False)
         self._mounting = True
         try:

@@ -65,6 +65,10 @@ class SeedError(VoyfsError):
     """A seed is missing, is no directory, or is what it cannot be."""
 
 
+class TraceError(VoyfsError):
+    """A trace to replay is none, or one cannot be recorded there."""
+
+
 class MetricsError(VoyfsError):
     """The address for metrics is none, is taken, or is not on loopback."""
 

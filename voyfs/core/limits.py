@@ -60,6 +60,10 @@ REQUEST_EXTENTS = 1024
 SEEDS = 4
 REQUEST_OFFERS = SEEDS * REQUEST_EXTENTS
 
+# Of a trace: ranges that it holds (and chunks that one is recorded of: 8 GiB), and its size: names take some 80 bytes.
+TRACE_RANGES = 65536
+TRACE_BYTES = 16 * MIB
+
 # Demand fetches on their way at once; further ones queue.
 DEMAND_FETCHES = 32
 
