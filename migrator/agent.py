@@ -19,7 +19,7 @@ from migrator.core import limits
 from migrator.core.address import join_address, parse_address
 from migrator.core.argv import RuntimeCommand, Tls
 from migrator.core.draining import First
-from migrator.core.errors import CannotListen, MigratorError
+from migrator.core.errors import CannotListen, MigratorError, Refused
 from migrator.core.plan import Options
 from migrator.disk import VoyfsDisk
 from migrator.drain import Drain, Wish
@@ -35,6 +35,7 @@ from migrator.peer import GrpcPeer
 from migrator.preparation import SourcePorts
 from migrator.runc import OciRuntime
 from migrator.server import PeerServer, Servicer
+from voyfs.core.bandwidth import MOST
 from voyfs.core.metrics import Family
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Settings:
     voyfs: tuple[str, ...]
     metrics: str = ""  # HOST:PORT to answer Prometheus at; empty: nowhere
     hooks: Path | None = None  # directory of the operator's programs
+    bandwidth: int = 0  # bytes a second that all hydrations to this host take together; 0: no limit
 
 
 class Agent:
@@ -73,6 +75,7 @@ class Agent:
         self._clock = SystemClock()
         self._runtime = OciRuntime(settings.runtime, run, settings.material)
         self._disk = VoyfsDisk(settings.voyfs, settings.material, settings.state)
+        self._disk.limit(settings.bandwidth)
         network = VethNetwork()
         journal = FileJournal(settings.state / "journal")
         inspector = HostInspector(settings.material)
@@ -162,6 +165,12 @@ class Agent:
                 )
                 drain = Drain(self._migrations, self._runtime, self._holder, self._clock, wish)
                 yield from ({"event": event} for event in drain.run())
+                yield {}
+            case "bandwidth":
+                rate = request["rate"]
+                if type(rate) is not int or not 0 <= rate < MOST:
+                    raise Refused("a rate is a whole number of bytes a second")
+                self._disk.limit(rate)
                 yield {}
             case "abort":
                 yield {"migration": self._migrations.abort(request["migration"])}

@@ -20,6 +20,7 @@ from migrator.core.errors import CheckFailed, MigratorError, Remaining, by_kind,
 from migrator.core.hook import Mode
 from migrator.core.memory import Memory
 from migrator.core.volumes import CHOICES
+from voyfs.core.bandwidth import parse_rate
 
 Socket = Annotated[Path, typer.Option("--socket", help="The local agent's socket.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line, the result last.")]
@@ -55,6 +56,14 @@ def require_address(target: str, hint: str = "TARGET") -> None:
     """Raises what typer shows, unless TARGET is one that an agent can be reached at."""
     try:
         parse_address(target)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
+
+
+def rate(text: str, hint: str) -> int:
+    """Bytes a second; raises what typer shows."""
+    try:
+        return parse_rate(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=hint) from None
 

@@ -30,6 +30,7 @@ from migrator.core.draining import PRIORITY, First
 from migrator.core.errors import STATUS_TABLE, Insecure, MigrationUnknown, MigratorError
 from migrator.core.hook import Mode
 from migrator.core.memory import Memory
+from migrator.core.timeline import human_bytes
 
 STATE = Path("/var/lib/migrator")
 SOCKET = Path("/run/migrator/agent.sock")
@@ -59,6 +60,12 @@ def agent(
         Path | None, typer.Option(help="Directory of programs to run at the turns of a migration; see OPERATIONS.md.")
     ] = None,
     voyfs: Annotated[str | None, typer.Option(help="The voyfs program, if not the one installed with this.")] = None,
+    bandwidth: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE", help="What the disks of all containers that come here take a second (50M, 1G; 0: no limit)."
+        ),
+    ] = "0",
     metrics: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
     ] = "",
@@ -72,7 +79,21 @@ def agent(
     program = (voyfs,) if voyfs else (sys.executable, "-m", "voyfs.cli")
     command = RuntimeCommand(runtime, runtime_root.absolute() if runtime_root else None)
     places = (state.absolute(), socket.absolute())
-    run(Settings(listen, *places, material, command, program, metrics, hooks and hooks.absolute()))
+    rate = asking.rate(bandwidth, "--bandwidth")
+    run(Settings(listen, *places, material, command, program, metrics, hooks and hooks.absolute(), rate))
+
+
+@app.command()
+def bandwidth(
+    rate: Annotated[str, typer.Argument(metavar="RATE", help="Bytes a second: 50M, 1G; 0 for no limit.")],
+    socket: Socket = SOCKET,
+) -> None:
+    """Limits what the disks of all containers that come to this host take together, until the agent starts again."""
+    bytes_a_second = asking.rate(rate, "RATE")
+    for _ in local.call(socket, "bandwidth", rate=bytes_a_second):
+        pass
+    limit = f"at most {human_bytes(bytes_a_second)}/s together" if bytes_a_second else "all they can"
+    print(f"disks that come to this host take {limit}")
 
 
 @app.command()

@@ -42,9 +42,22 @@ class VoyfsDisk:
         """PROGRAM: how to start voyfs. STATE: the agent's directory."""
         self._program = list(program)
         self._tls = tls
+        self._share = state / "share"
         self._exports = state / "exports"
         self._exports.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._tool = Tool()
+
+    def limit(self, rate: int) -> None:
+        """Let the backgrounds of all mounts bring RATE bytes a second together (0: all they can), from now on.
+
+        Raises DiskFailed. Reads of what is missing are never held back.
+        """
+        if not rate and not self._share.exists():
+            return
+        done = self._tool.run(argv.voyfs_share(self._program, self._share, rate), START_SECONDS)
+        if done.returncode != 0:
+            why = first_line(done.stderr, last=True) or f"status {done.returncode}"
+            raise DiskFailed(f"cannot limit what mounts bring: {why}")
 
     def problem(self) -> str:
         """See ports.Disk."""
@@ -137,7 +150,7 @@ class VoyfsDisk:
             Path(mountpoint).mkdir(parents=True)
         except OSError as error:
             raise DiskFailed(f"cannot make {mountpoint}: {error.strerror}") from error
-        words = argv.voyfs_mount(self._program, address, Path(mountpoint), Path(store), self._tls)
+        words = argv.voyfs_mount(self._program, address, Path(mountpoint), Path(store), self._share, self._tls)
         done = self._tool.run(words, START_SECONDS)
         if done.returncode != 0:
             mounted.discard()

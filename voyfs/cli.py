@@ -121,6 +121,14 @@ def mount(
     replay: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Bring first what such a file names (also with --warm).")
     ] = None,
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Mounts with the same FILE share a budget (voyfs share), and what one waits for goes before the "
+            "background of all.",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve figures for Prometheus there, on loopback.")
     ] = None,
@@ -147,6 +155,7 @@ def mount(
         seeds=tuple(dict.fromkeys(map(os.path.abspath, seed or ()))),
         record=_absolute(record),
         replay=_absolute(replay),
+        share=_absolute(share),
     )
     figures = None
     if metrics is not None:
@@ -319,6 +328,22 @@ def bandwidth(
     print(
         f"the background of {mountpoint} brings "
         + (f"at most {_size(bytes_a_second)}/s" if bytes_a_second else "all it can")
+    )
+
+
+@app.command()
+def share(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of mounts with --share FILE, now or later.")],
+    rate: Annotated[str, typer.Argument(metavar="RATE", help="Bytes a second: 50M, 1G; 0 for no limit.")],
+) -> None:
+    """Limits what the backgrounds of all mounts that share FILE bring a second together."""
+    from voyfs.sharing import Share
+
+    bytes_a_second = _rate(rate, "RATE")
+    Share(file).rate = bytes_a_second
+    print(
+        f"mounts that share {file} bring "
+        + (f"at most {_size(bytes_a_second)}/s together" if bytes_a_second else "all they can")
     )
 
 

@@ -33,6 +33,7 @@ from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.loss import SourceLoss
 from voyfs.rpc.tls import TlsFiles
 from voyfs.seeds import Seeds
+from voyfs.sharing import Share
 from voyfs.store.store import Store
 from voyfs.supervisor import REPLACE, Settings, redirect
 from voyfs.syscalls import boot_id
@@ -109,7 +110,8 @@ class Daemon:
         self._tls = tls
         self._source = GrpcSource(settings.address, tls=tls, server_name=settings.server_name, loss=loss)
         self._seeds = Seeds(settings.seeds) if settings.seeds else None
-        self._hydrator = Hydrator(self._store, self._source, self._seeds)
+        self._share = Share(Path(settings.share)) if settings.share else None
+        self._hydrator = Hydrator(self._store, self._source, self._seeds, self._share)
         if self._store.detached or self._taking_over:
             return  # whatever is wrong with the source now, what is local must be served on
         known = self._store.export_id is not None
@@ -154,7 +156,7 @@ class Daemon:
         )
         # A rate that was set while mounted lasts as long as the mount.
         rate = self._store.bandwidth if self._taking_over else None
-        pacer = Pacer(self._settings.bandwidth if rate is None else rate)
+        pacer = Pacer(self._settings.bandwidth if rate is None else rate, self._share)
         self._store.bandwidth = pacer.rate
         carrier = Carrier(self._store, bulk, self._hydrator, pacer)
         background = Background(self._store, self._source, self._hydrator, carrier, self.checkpoint)
@@ -182,6 +184,7 @@ class Daemon:
             nursery.start_soon(listener.serve, listener.listen(self._path), operator.handle)
             nursery.start_soon(self._checkpoints)
             nursery.start_soon(operator.sample)
+            nursery.start_soon(self._hydrator.keep_telling)
             if self._figures >= 0:
                 families = families_of(self._store, self._hydrator, background, self._source)
                 nursery.start_soon(metrics.serve, self._figures, families)

@@ -26,6 +26,7 @@ from voyfs.core.presence import Presence
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
 from voyfs.seeds import Seeds
+from voyfs.sharing import Share
 from voyfs.store.record import Record
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
@@ -38,6 +39,12 @@ POPULATE_SLICE = 64
 
 # Lasting demand leaves the background one job, 2 MiB, in this time.
 GIVE_WAY_SECONDS = 0.2
+
+# Between two looks whether anybody still waits at another mount: a demand takes some milliseconds.
+LOOK_SECONDS = 0.005
+
+# How soon others hear that a source is away, and go on.
+TELL_SECONDS = 0.2
 
 # Files read at the same time, whose readahead is remembered.
 WINDOWS = 256
@@ -95,10 +102,14 @@ class Progress:
 class Hydrator:
     """Fetching for one store from one source."""
 
-    def __init__(self, store: Store, source: BlockSource, seeds: Seeds | None = None) -> None:
+    def __init__(
+        self, store: Store, source: BlockSource, seeds: Seeds | None = None, share: Share | None = None
+    ) -> None:
+        """`share`: with other mounts, whose backgrounds give way to what is waited for here, and ours to theirs."""
         self.progress = Progress()
         self.recorder: Recorder | None = None
         self._seeds = seeds
+        self._share = share
         self._store = store
         self._source = source
         self._flights: dict[int, list[Flight]] = {}
@@ -338,16 +349,31 @@ class Hydrator:
         self._demands += 1
         if self._demands == 1:
             self._no_demand = trio.Event()
+        self.tell_others()
 
     def demand_ends(self) -> None:
         self._demands -= 1
         if self._demands == 0:
             self._no_demand.set()
+        self.tell_others()
+
+    def tell_others(self) -> None:
+        """What is waited for here goes before the background of all, unless its source is away: then nothing moves."""
+        if self._share is not None:
+            self._share.wait(self._demands > 0 and self._source.reachable)
+
+    async def keep_telling(self) -> None:
+        """A source may go and come while somebody waits for it."""
+        while True:
+            await trio.sleep(TELL_SECONDS)
+            self.tell_others()
 
     async def give_way(self) -> None:
-        """For the background: waits while demands are under way, but not for ever."""
+        """For the background: waits while demands are under way, here or where it is shared, but not for ever."""
         with trio.move_on_after(GIVE_WAY_SECONDS):
             await self._no_demand.wait()
+            while self._share is not None and self._share.others_wait:  # noqa: ASYNC110 - other processes set no event
+                await trio.sleep(LOOK_SECONDS)
 
     def wake(self) -> None:
         self.changed.set()

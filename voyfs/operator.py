@@ -10,6 +10,7 @@ import trio
 
 from voyfs.background import Background
 from voyfs.control import Reply
+from voyfs.core.bandwidth import MOST
 from voyfs.core.errors import ControlError, NotComplete, SourceError
 from voyfs.hydrator import Hydrator
 from voyfs.logs import get_logger
@@ -89,7 +90,7 @@ class Operator:
                 yield {"done": True, "status": self.status()}
             case "bandwidth":
                 rate = request["rate"]
-                if type(rate) is not int or not 0 <= rate < 1 << 62:
+                if type(rate) is not int or not 0 <= rate < MOST:
                     raise ControlError("a rate is a whole number of bytes a second")
                 self._store.bandwidth = rate
                 self._background.carrier.pacer.change(rate)
@@ -233,6 +234,7 @@ class Operator:
             "demand_fetches": progress.demand_fetches,
             "demand_bytes": progress.demand_bytes,
             "bandwidth": self._background.carrier.pacer.rate,
+            "share": self._settings.share,
             "rate": rate,
             "eta_s": round(missing / rate, 1) if rate and populated else None,
             "paused": progress.paused,

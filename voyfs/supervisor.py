@@ -54,6 +54,7 @@ class Settings:
     seeds: tuple[str, ...] = ()  # see `voyfs.seeds`
     record: str | None = None  # a trace to write, see `voyfs.traces`
     replay: str | None = None  # a trace to bring first
+    share: str | None = None  # a file, see `sharing`
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

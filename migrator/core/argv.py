@@ -121,12 +121,22 @@ def voyfs_serve(program: list[str], root: PurePath, listen: str, tls: Tls | None
     return [*program, "serve", str(root), "--listen", listen, "--until-released", *(tls.words() if tls else [])]
 
 
-def voyfs_mount(program: list[str], address: str, mountpoint: PurePath, store: PurePath, tls: Tls | None) -> list[str]:
-    """Mount an export that may still change; returns when the mount answers."""
+def voyfs_mount(
+    program: list[str], address: str, mountpoint: PurePath, store: PurePath, share: PurePath, tls: Tls | None
+) -> list[str]:
+    """Mount an export that may still change; returns when the mount answers.
+
+    SHARE: the file that it has in common with all mounts of this host.
+    """
     return [
-        *program, "mount", address, str(mountpoint), "--store", str(store), "--daemon", "--warm",
+        *program, "mount", address, str(mountpoint), "--store", str(store), "--share", str(share), "--daemon", "--warm",
         *(tls.words() if tls else []),
     ]  # fmt: skip
+
+
+def voyfs_share(program: list[str], share: PurePath, rate: int) -> list[str]:
+    """Limit what all mounts with that file bring together: bytes a second, 0 for no limit."""
+    return [*program, "share", str(share), str(rate)]
 
 
 def mount(kind: str, origin: str, options: str, mountpoint: PurePath) -> list[str]:

@@ -7,6 +7,7 @@ there is none. So over any time at most the rate's share passes, and one piece m
 import re
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+MOST = 1 << 62  # bytes, or bytes a second: more is a mistake
 _RATE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([KMGT]?)", re.ASCII)
 
 
@@ -18,20 +19,28 @@ def parse_rate(text: str) -> int:
     rate = int(float(found[1]) * _UNITS[found[2]])
     if not rate and float(found[1]):
         raise ValueError(f"{text!r} is less than a byte a second; 0 means no limit")
+    if rate >= MOST:
+        raise ValueError(f"{text!r} is a rate beyond any link; 0 means no limit")
     return rate
 
 
 class Allowance:
     """What may be spent at a `rate` in bytes a second (0: anything); times in seconds on one clock."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, debt: float = 0.0, at: float = 0.0) -> None:
+        """`debt` in bytes was what is owed, at the time `at`."""
         self._rate = rate
-        self._debt = 0.0
-        self._at = 0.0  # when the debt was that
+        self._debt = debt
+        self._at = at
 
     @property
     def rate(self) -> int:
         return self._rate
+
+    @property
+    def debt(self) -> float:
+        """In bytes, when it was last asked or changed."""
+        return self._debt
 
     def change(self, rate: int, now: float) -> None:
         """Another rate from now on; what is owed stays owed."""
