@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import threading
 from typing import Any, Final
 
 from migrator import bare, netlink
@@ -23,6 +24,8 @@ RTPROT_KERNEL: Final = 2  # made by the kernel itself with the address: it will 
 RTN_UNICAST: Final = 1
 RTNH_F_ONLINK: Final = 4
 IFA_F_NODAD: Final = 2
+
+_MAKING: Final = threading.Lock()  # a pair: its index is free when it is chosen, and taken when it is made
 
 
 class VethNetwork:
@@ -83,7 +86,8 @@ class VethNetwork:
         try:
             outside = Namespace()
             try:
-                _make_pair(identity, inside, outside)
+                with _MAKING:
+                    _make_pair(identity, inside, outside)
             finally:
                 outside.close()
             _configure(identity, inside)

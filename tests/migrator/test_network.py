@@ -193,3 +193,31 @@ except NetworkFailed as error:
         left = host.run(["sh", "-c", "ls /run/netns; ip -br link"]).stdout
         assert left.split().count("theirs") == 2
         assert "ours" not in left
+
+
+# Builds as many networks at once as argv[2] says, like that of argv[1].
+BUILD_MANY = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from migrator.core.identity import Identity
+from migrator.network import VethNetwork
+
+one, network = Identity.from_json(json.loads(sys.argv[1])), VethNetwork()
+many = [replace(one, namespace=f"/run/netns/box{n}", port=f"v-box{n}") for n in range(int(sys.argv[2]))]
+with ThreadPoolExecutor(len(many)) as pool:
+    links = list(pool.map(network.build, many))
+for link, identity in zip(links, many):
+    link.close()
+    network.remove(identity)
+"""
+
+
+def test_networks_of_several_containers_are_built_at_once(lab: Lab) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    box = bundle.loop(a, "box")
+    box.start()
+    done = a.run([sys.executable, "-c", EXAMINE], cwd=str(ROOT))
+    for _ in range(3):
+        b.run([sys.executable, "-c", BUILD_MANY, done.stdout, "8"], cwd=str(ROOT))
+    assert "v-box" not in b.run(["ip", "-br", "link"]).stdout
