@@ -36,10 +36,10 @@ REDIS: Final = (
 LOOP: Final = ("/bin/sh", "-c", "while :; do date +%s.%N >>/srv/log; sleep 0.1; done")
 
 
-def cached_root() -> Path:
-    """The cached Debian root with redis; built now if need be, which takes a minute."""
+def cached_root(name: str = "redis") -> Path:
+    """The cached Debian root with redis or what else NAME says; built now if need be, which takes a minute."""
     result = subprocess.run(
-        [_REPOSITORY / "scripts/rootfs"], check=True, stdout=subprocess.PIPE, text=True, timeout=900
+        [_REPOSITORY / "scripts/rootfs", name], check=True, stdout=subprocess.PIPE, text=True, timeout=900
     )
     return Path(result.stdout.strip())
 
@@ -54,15 +54,23 @@ def loop(host: Host, name: str, *, network: Network | None = None) -> Container:
     return make(host, name, LOOP, data_mib=0, network=network)
 
 
-def make(host: Host, name: str, argv: Sequence[str], *, data_mib: int, network: Network | None = None) -> Container:
-    """A bundle that runs ARGV on a copy of the cached root, and its network; not started."""
+def make(
+    host: Host,
+    name: str,
+    argv: Sequence[str],
+    *,
+    data_mib: int,
+    network: Network | None = None,
+    root: str = "redis",
+) -> Container:
+    """A bundle that runs ARGV on a copy of the cached root called ROOT, and its network; not started."""
     container = Container(host, name, Host.data / "bundles" / name, network or Network(name))
     host.run(["mkdir", "-p", container.bundle])
-    host.run(["cp", "-a", "--reflink=auto", cached_root(), container.rootfs], timeout=COPY_SECONDS)
-    root = host.path_of(container.rootfs)
-    (root / "srv/redis").mkdir()
-    write_data(root / DATA, data_mib)
-    write_specials(root / "srv/specials")
+    host.run(["cp", "-a", "--reflink=auto", cached_root(root), container.rootfs], timeout=COPY_SECONDS)
+    files = host.path_of(container.rootfs)
+    (files / "srv/redis").mkdir()
+    write_data(files / DATA, data_mib)
+    write_specials(files / "srv/specials")
     write_config(container, argv)
     container.network.create(host)
     return container

@@ -21,9 +21,18 @@ PROGRESS_SECONDS = 60.0  # longer than any freeze; after this the container is t
 class CounterClient:
     """A client counting on a host; a context manager that stops it."""
 
-    def __init__(self, host: Host, address: str, port: int, *, pause: float = 0.001, times: bool = False) -> None:
-        """Start counting at ADDRESS:PORT, with PAUSE seconds after each reply."""
-        argv = [sys.executable, "-I", "-S", client.__file__, address, str(port), "--pause", str(pause)]
+    def __init__(
+        self,
+        host: Host,
+        address: str,
+        port: int,
+        *,
+        key: str = "voyager",
+        pause: float = 0.001,
+        times: bool = False,
+    ) -> None:
+        """Start counting KEY at ADDRESS:PORT, with PAUSE seconds after each reply."""
+        argv = [sys.executable, "-I", "-S", client.__file__, address, str(port), "--key", key, "--pause", str(pause)]
         self._process = host.popen([*argv, *(["--times"] if times else [])], stdout=subprocess.PIPE)
         self._news = threading.Condition()
         self._report = Report()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.lab import tls
@@ -120,6 +120,27 @@ def agents_on(*hosts: Host) -> list[Agent]:
     for agent in agents:
         agent.start()
     return agents
+
+
+def bind(destination: str, source: str, *options: str) -> dict[str, Any]:
+    """A bind mount of a config."""
+    return {"destination": destination, "type": "bind", "source": source, "options": ["bind", *options]}
+
+
+def runtime_program(name: str) -> str:
+    """runc, or a crun that was built with CRIU."""
+    if name == "runc":
+        return name
+    script = Path(__file__).resolve().parents[2] / "scripts/crun"
+    return subprocess.run([script], check=True, stdout=subprocess.PIPE, text=True, timeout=200).stdout.strip()
+
+
+def use_runtime(program: str, *agents: Agent) -> None:
+    """Have agents use a runtime, if it is not the one that they use by themselves."""
+    for agent in agents if program != "runc" else ():
+        agent.stop()
+        agent.options = ("--runtime", program)
+        agent.start()
 
 
 def events(done: subprocess.CompletedProcess[str]) -> list[Event]:

@@ -14,7 +14,7 @@ from benchmarks.lab import bundle
 from benchmarks.lab.container import Container
 from benchmarks.lab.hosts import Lab
 from migrator.inspector import CAP_SYS_RESOURCE, has_capability
-from tests.migrator.agents import STATE, Agent, agents_on, edit_config, events
+from tests.migrator.agents import STATE, Agent, agents_on, edit_config, events, runtime_program, use_runtime
 
 _HERE = Path(__file__).resolve().parent
 SECCOMP = {
@@ -32,14 +32,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["gcc", "-O1", "-static", "-pthread", "-o", str(made), str(_HERE / "everything.c")]
     subprocess.run(words, check=True, timeout=60)
     return made
-
-
-def runtime_program(name: str) -> str:
-    """runc, or a crun that was built with CRIU."""
-    if name == "runc":
-        return name
-    script = _HERE.parents[1] / "scripts/crun"
-    return subprocess.run([script], check=True, stdout=subprocess.PIPE, text=True, timeout=200).stdout.strip()
 
 
 # CRIU dumps other users' processes only with it; a check tells so where it is missing.
@@ -94,11 +86,7 @@ class Subject:
 def test_all_of_it_moves(lab: Lab, program: Path, name: str) -> None:
     a, b = agents_on(lab.host("a"), lab.host("b"))
     runtime = runtime_program(name)
-    if name != "runc":
-        for agent in (a, b):
-            agent.stop()
-            agent.options = ("--runtime", runtime)
-            agent.start()
+    use_runtime(runtime, a, b)
     container = replace(bundle.make(a.host, "all", ["/everything"], data_mib=0), runtime=runtime)
     root = a.host.path_of(container.rootfs)
     (root / "everything").write_bytes(program.read_bytes())

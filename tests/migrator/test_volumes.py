@@ -20,17 +20,13 @@ from migrator.core.errors import DiskFailed, RuntimeFailed, Unsupported
 from migrator.core.plan import Order, Progress
 from migrator.core.volumes import Kind, Place, Volume, classify, owner
 from migrator.disk import VoyfsDisk
-from tests.migrator.agents import STATE, Agent, agents_on, edit_config, events, wrapper
+from tests.migrator.agents import STATE, Agent, agents_on, bind, edit_config, events, wrapper
 from tests.migrator.test_failures import LOSE_AN_IMAGE
 from tests.migrator.world import CONFIG, FakeDisk, FakeMounted, World
 
 EXT4 = Place(True, "ext4", "/dev/vda", "rw", "/srv")
 NFS = Place(True, "nfs4", "nas:/x", "rw,vers=4.2", "/web")
 FILE = Place(False, "ext4")
-
-
-def bind(destination: str, source: str, *options: str) -> dict[str, Any]:
-    return {"destination": destination, "type": "bind", "source": source, "options": ["bind", *options]}
 
 
 def classified(place: Place | None, choice: str | None = None, size: int = -1, *options: str) -> Volume:

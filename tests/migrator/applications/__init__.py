@@ -1,0 +1,1 @@
+"""Applications that people run, moved for real under their users' hands."""
