@@ -114,7 +114,8 @@ def migrate(
     asking.require_address(target)
     volumes = asking.volume_choices(volume)
     if dry_run:
-        asking.check(socket, as_json, container, target, {"volumes": volumes, "network": network})
+        looked = {"volumes": volumes, "network": network, "memory": str(memory)}
+        asking.check(socket, as_json, container, target, looked)
         return
     options = {
         "verify": verify,

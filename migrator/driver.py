@@ -150,7 +150,7 @@ class Driver:
             found = survey(task.container, task.options, ports, self._peer)
             preflight.raise_first(found.rows)
         subject, self._prediction = found.subject, found.prediction
-        mode = self._memory = memory.choose(Memory(task.options.memory), found.means, found.prediction)
+        mode = self._memory = found.memory
         container, identity = self._container, self._identity = subject.container, subject.identity
         with step(Phase.PREPARE, "export"):
             self._exports = Exports.start(ports.disk, subject.trees, task.listen_host)

@@ -167,6 +167,12 @@ class Inspector(Protocol):
     def needs(self, container: Container, volumes: Sequence[Volume]) -> Needs:
         """What a running container needs of a host, its VOLUMES being treated as they say."""
 
+    def changing(self, container: Container) -> Callable[[], float | None]:
+        """Begins to watch its memory; what is returned ends that, and tells how many bytes changed a second, at most.
+
+        None: it was not watched, for that would hold the container up.
+        """
+
     def cpu_problem(self, image: bytes) -> str:
         """What this CPU lacks of the one in CRIU's image; empty if nothing."""
 

@@ -67,8 +67,8 @@ class Survey:
 
     subject: Subject
     rows: tuple[Row, ...]
+    memory: Memory  # how it moves
     prediction: Prediction | None
-    means: Means  # of moving memory
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -80,6 +80,7 @@ class Survey:
                 {"path": volume.destination, "source": volume.source, "kind": str(volume.kind), "text": volume.text}
                 for volume in self.subject.volumes
             ],
+            "memory": self.memory,
             "prediction": self.prediction.to_json() if self.prediction else None,
         }
 
@@ -98,24 +99,30 @@ def survey(name: str, options: Options, ports: SourcePorts, peer: Peer) -> Surve
     rows = [*preflight.source_rows(container, facts), *suitability.source_rows(container, facts)]
     files = {each.destination: contents[each.source] for each in volumes if each.kind is Kind.COPY}
     subject = Subject(container, identity, files, volumes)
+    asked = Memory(options.memory)
+    changing = ports.inspector.changing(container)
     try:
         found = peer.probe(container.name, identity, needs)
         facts = replace(facts, host=replace(host, traits=replace(host.traits, wall=ports.clock.wall())))
         link = peer.measure()
     except (PeerUnreachable, PeerRefused) as error:
         rows.append(Row("agent", "target", error.message, error.remedy, type(error)))
-        return Survey(subject, tuple(rows), None, Means(host.traits.features, (), host.pipe_bytes, host.lazy_pages))
+        return Survey(subject, tuple(rows), asked, None)
     rows += [Row("agent", "target", found=_link_text(peer.address, link))]
     rows += [*preflight.target_rows(container, identity, found), *suitability.target_rows(container, facts, found)]
     means = Means(host.traits.features, found.host.traits.features, host.pipe_bytes, host.lazy_pages)
-    rows += [_memory_row(mode, means) for mode in (Memory.PRE_COPY, Memory.POST_COPY)]
-    predicted = predict(link, Load(container.memory_bytes, needs.disk_bytes, needs.disk_files))
-    return Survey(subject, tuple(rows), predicted, means)
+    rows += [_memory_row(mode, means, asked) for mode in (Memory.PRE_COPY, Memory.POST_COPY)]
+    load = Load(container.memory_bytes, needs.disk_bytes, needs.disk_files, changing())
+    chosen = asked if memory.problem(asked, means)[0] else memory.choose(asked, means, link, load)
+    predicted = predict(link, load, memory.still_bytes(chosen, link, load))
+    return Survey(subject, tuple(rows), chosen, predicted)
 
 
-def _memory_row(mode: Memory, means: Means) -> Row:
-    """A way that is closed is no failure: there is always stop-copy."""
+def _memory_row(mode: Memory, means: Means, asked: Memory) -> Row:
+    """A way that is closed is no failure unless it was ASKED for: there is always stop-copy."""
     why, remedy = memory.problem(mode, means)
+    if mode is asked and why:
+        return Row(f"memory: {mode}", "both", why, remedy)
     return Row(f"memory: {mode}", "both", found=f"not possible: {why}; {remedy}" if why else "possible")
 
 

@@ -18,6 +18,9 @@ from migrator.core.volumes import Place
 LISTENING = "0A"  # TCP_LISTEN (net/tcp_states.h), as /proc writes it; the length of its queue is its receive queue
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
+# Proportional to how many processes share a page, so that they add up (mm's smaps_rollup).
+HELD = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+
 
 def read(path: str) -> str:
     """A file's text; empty if it cannot be read."""
@@ -62,6 +65,37 @@ def processes(pids: Sequence[int], init: int) -> list[Process]:
     # A parent that ended before it was read has left its children to another.
     again = (each if each.pid == init or each.parent in known else _process(each.pid, mounts) for each in found)
     return [each for each in again if each is not None]
+
+
+def memory(pids: Sequence[int]) -> int:
+    """Bytes of memory that processes hold and no file has; what they share counts once."""
+    total = 0
+    for pid in pids:
+        for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
+            if line.startswith(HELD):  # "Pss_Anon:      116 kB"
+                total += int(line.split()[1]) << 10
+    return total
+
+
+def forget_touched(pids: Sequence[int]) -> None:
+    """Clear the marks of what processes have touched, which are the kernel's own, for reclaiming memory."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("1")
+
+
+def touched(pids: Sequence[int]) -> int:
+    """Bytes of writable memory that were touched since; what processes share counts for each."""
+    total = 0
+    for pid in pids:
+        writable = False
+        for line in read(f"/proc/{pid}/smaps").splitlines():
+            words = line.split()
+            if not words[0].endswith(":"):  # "7f0000000000-7f0000001000 rw-p ..."
+                writable = "w" in words[1]
+            elif writable and words[0] == "Referenced:":
+                total += int(words[1]) << 10
+    return total
 
 
 def _process(pid: int, mounts: set[int]) -> Process | None:

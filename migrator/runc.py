@@ -91,7 +91,7 @@ class OciRuntime:
             root=str(root),
             config=config,
             cgroup=str(freezer.directory),
-            memory_bytes=sum(map(_resident, freezer.pids())),
+            memory_bytes=procfs.memory(freezer.pids()),
             pipes=tuple(number for number in range(3) if _link(f"/proc/{pid}/fd/{number}").startswith("pipe:")),
             root_is_directory=root.is_dir(),
         )
@@ -266,13 +266,6 @@ def _pipe_bytes() -> int:
         int(line.split()[1], 16) for line in Path("/proc/self/status").read_text().splitlines() if "CapEff" in line
     )
     return 1 << 31 if capabilities >> CAP_SYS_RESOURCE & 1 else allowed
-
-
-def _resident(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
 
 
 def _link(path: str) -> str:

@@ -124,12 +124,13 @@ def print_survey(console: Console, survey: Mapping[str, Any]) -> None:
         table.add_row(Text(row["check"]), row["host"], Text(state, style=STATES[state]), Text(said))
     console.print(table)
     if (found := survey["prediction"]) is not None:
+        console.print(f"memory: {survey['memory']}", highlight=False)
         print_prediction(console, found)
 
 
 def print_prediction(console: Console, found: Mapping[str, Any]) -> None:
     """What was predicted, from what; and what came of it, once that is known."""
-    dirty = f", {human_bytes(found['dirty_rate'])}/s of it changing" if found["dirty_rate"] is not None else ""
+    dirty = f", at most {human_bytes(found['dirty_rate'])}/s of it changing" if found["dirty_rate"] is not None else ""
     rows = [
         (
             "downtime",

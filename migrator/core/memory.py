@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from migrator.core.errors import NotReady
-from migrator.core.prediction import MEMORY_RATE, Prediction
+from migrator.core.prediction import Link, Load, memory_rate
 from migrator.core.timeline import human_bytes
 
 
@@ -29,7 +29,7 @@ class Memory(StrEnum):
 # CRIU keeps the pages in pipes until they are fetched, and makes one of this size to send from (its page-pipe.c).
 PIPE_BYTES: Final = 4 << 20
 
-# `auto` leaves stop-copy where memory alone would take longer than this while the container stands still. Until all
+# `auto` takes the first way by which memory alone takes no longer than this while the container stands still. Until all
 # its pages are over, a post-copied container depends on two hosts, and that is not worth less.
 STILL_SECONDS: Final = 0.5
 
@@ -75,18 +75,28 @@ def problem(mode: Memory, means: Means) -> tuple[str, str]:
     return "", ""
 
 
-def choose(asked: Memory, means: Means, predicted: Prediction | None) -> Memory:
+def still_bytes(mode: Memory, link: Link, load: Load) -> float:
+    """Bytes of memory that move while the container stands still, other than what post-copy fetches on demand."""
+    rate = memory_rate(link)
+    if mode is Memory.POST_COPY:
+        return 0
+    if mode is Memory.PRE_COPY:
+        # What changes while the last round is sent: a short one, unless no round gets ahead of the changes.
+        dirty = rate * GAIN / 2 if load.dirty_rate is None else load.dirty_rate
+        last = LAST_SECONDS if dirty <= rate * GAIN else load.memory_bytes / rate
+        return min(load.memory_bytes, dirty * last)
+    return load.memory_bytes
+
+
+def choose(asked: Memory, means: Means, link: Link, load: Load) -> Memory:
     """The way to go; raises NotReady where the one that was ASKED for is closed."""
     if asked is not Memory.AUTO:
         what, remedy = problem(asked, means)
         if what:
             raise NotReady(what, remedy=remedy)
         return asked
-    rate = min(predicted.link.rate, MEMORY_RATE) if predicted is not None else MEMORY_RATE
-    if predicted is None or predicted.load.memory_bytes / rate <= STILL_SECONDS:
-        return Memory.STOP_COPY
-    for mode in (Memory.PRE_COPY, Memory.POST_COPY):
-        if not problem(mode, means)[0]:
+    for mode in (Memory.STOP_COPY, Memory.PRE_COPY, Memory.POST_COPY):
+        if not problem(mode, means)[0] and still_bytes(mode, link, load) / memory_rate(link) <= STILL_SECONDS:
             return mode
     return Memory.STOP_COPY
 

@@ -32,7 +32,7 @@ class Container:
     root: str  # absolute path of its root directory
     config: Mapping[str, Any]  # config.json
     cgroup: str  # path that freezes it: .../freezer.state (v1) or .../cgroup.freeze (v2)
-    memory_bytes: int  # resident, all processes
+    memory_bytes: int  # of all processes, that no file has
     pipes: tuple[int, ...] = ()  # which of descriptors 0 to 2 of its init are pipes
     root_is_directory: bool = True
 

@@ -31,12 +31,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is to be moved."""
+    """What is to be moved. `dirty_rate` is an upper bound: what was touched may not have been changed."""
 
     memory_bytes: int
     disk_bytes: int
     disk_files: int
-    dirty_rate: float | None = None  # bytes of memory changed a second; None: the kernel does not tell
+    dirty_rate: float | None = None  # bytes of memory changed a second; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,14 @@ class Prediction:
         }
 
 
-def predict(link: Link, load: Load) -> Prediction:
-    """For memory that is moved while the container stands still."""
-    rate = min(link.rate, MEMORY_RATE)
-    downtime = FIXED_SECONDS + WORDS * link.round_trip + load.memory_bytes / rate
+def memory_rate(link: Link) -> float:
+    """Bytes a second from a page of the source to one of the target."""
+    return min(link.rate, MEMORY_RATE)
+
+
+def predict(link: Link, load: Load, still_bytes: float) -> Prediction:
+    """STILL_BYTES: of the memory, what moves while the container stands still (`memory.still_bytes`)."""
+    downtime = FIXED_SECONDS + WORDS * link.round_trip + still_bytes / memory_rate(link)
     hydration = load.disk_bytes / min(link.rate, DISK_RATE) + load.disk_files * FILE_SECONDS
     return Prediction(downtime, hydration, link, load)
 

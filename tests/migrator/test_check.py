@@ -164,9 +164,9 @@ def test_one_that_is_ending_is_no_problem() -> None:
 
 
 def test_a_prediction_grows_with_what_is_moved_and_with_the_way() -> None:
-    fast = prediction.predict(Link(1e9, 0.0), Load(0, 0, 0))
+    fast = prediction.predict(Link(1e9, 0.0), Load(0, 0, 0), 0)
     assert fast.downtime == pytest.approx(prediction.FIXED_SECONDS)
-    slow = prediction.predict(Link(1e6, 0.1), Load(10_000_000, 20_000_000, 0))
+    slow = prediction.predict(Link(1e6, 0.1), Load(10_000_000, 20_000_000, 0), 10_000_000)
     assert slow.downtime == pytest.approx(prediction.FIXED_SECONDS + 0.1 * prediction.WORDS + 10)
     assert slow.hydration == pytest.approx(20)
     timeline = {"downtime_s": 11.0, "phases": [{"phase": "hydrate", "seconds": 19.0}]}

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from migrator.core.errors import MigratorError, NotReady, Stranded, Unfinished
-from migrator.core.memory import GAIN, PIPE_BYTES, ROUNDS, Means, Memory, another_round, choose
-from migrator.core.prediction import Link, Load, predict
+from migrator.core.memory import GAIN, PIPE_BYTES, ROUNDS, Means, Memory, another_round, choose, still_bytes
+from migrator.core.prediction import Link, Load
 from tests.migrator.test_driver import restart, run
 from tests.migrator.world import Crash, World, make_driver, make_holder
 
@@ -18,8 +18,11 @@ NOTHING = Means((), (), 1 << 20)
 MIB = 1 << 20
 
 
-def predicted(memory_mib: int):  # type: ignore[no-untyped-def]
-    return predict(Link(100e6, 0.001), Load(memory_mib * MIB, 0, 0))
+LINK = Link(100e6, 0.001)
+
+
+def load(memory_mib: int, dirty_rate: float | None = None) -> Load:
+    return Load(memory_mib * MIB, 0, 0, dirty_rate)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,23 @@ def predicted(memory_mib: int):  # type: ignore[no-untyped-def]
 def test_auto_leaves_stop_copy_where_that_pays_and_a_way_is_open(
     asked: Memory, means: Means, memory_mib: int, chosen: Memory
 ) -> None:
-    assert choose(asked, means, predicted(memory_mib)) is chosen
+    assert choose(asked, means, LINK, load(memory_mib)) is chosen
+
+
+def test_auto_leaves_pre_copy_where_memory_changes_faster_than_it_moves() -> None:
+    assert choose(Memory.AUTO, ALL, LINK, load(1000, 10e6)) is Memory.PRE_COPY
+    assert choose(Memory.AUTO, ALL, LINK, load(1000, 100e6)) is Memory.POST_COPY
+    assert choose(Memory.AUTO, replace(ALL, target=()), LINK, load(1000, 100e6)) is Memory.STOP_COPY
+
+
+def test_what_moves_during_the_freeze_is_what_the_way_leaves_for_it() -> None:
+    assert still_bytes(Memory.STOP_COPY, LINK, load(1000)) == 1000 * MIB
+    assert still_bytes(Memory.POST_COPY, LINK, load(1000)) == 0
+    slow, fast = (still_bytes(Memory.PRE_COPY, LINK, load(1000, rate)) for rate in (1e6, 50e6))
+    assert 0 < slow < fast < 10 * MIB
+    assert still_bytes(Memory.PRE_COPY, LINK, load(1000, 100e6)) == 1000 * MIB, "no round gets ahead"
+    assert still_bytes(Memory.PRE_COPY, LINK, load(1, 1e12)) == MIB
+    assert 0 < still_bytes(Memory.PRE_COPY, LINK, load(1000)) < 10 * MIB
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,7 @@ def test_auto_leaves_stop_copy_where_that_pays_and_a_way_is_open(
 )
 def test_a_way_that_is_closed_is_refused_by_name(asked: Memory, means: Means, names: str, remedy: str) -> None:
     with pytest.raises(NotReady, match=names) as caught:
-        choose(asked, means, None)
+        choose(asked, means, LINK, load(1))
     assert remedy in caught.value.remedy
 
 

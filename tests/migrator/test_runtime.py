@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.lab.hosts import Lab
+from migrator import procfs
 from migrator.core.argv import RuntimeCommand
 from migrator.runc import OciRuntime
 
@@ -105,3 +107,50 @@ def test_connections_that_nobody_has_accepted_are_counted(lab: Lab) -> None:
     """In a network namespace where nobody else listens."""
     said = lab.host("a").run([sys.executable, "-c", ACCEPT_LATE]).stdout.split()
     assert said == ["0", "1", "0"]
+
+
+SHARING = """
+import mmap, os, sys
+shared, file = mmap.mmap(-1, 64 << 20), open(sys.argv[1], "rb")
+mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+shared.write(bytes(64 << 20))
+for _ in range(8):
+    if os.fork() == 0:
+        break
+sum(shared[::4096]), sum(mapped[::4096])
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_that_is_shared_counts_once_and_that_of_files_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(64 << 20))
+    words = [sys.executable, "-I", "-S", "-c", SHARING, str(tmp_path / "file")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids = [int(process.stdout.readline()) for _ in range(9)]
+        held = procfs.memory(pids)
+        process.communicate()
+    assert 64 << 20 <= held < 128 << 20
+    assert procfs.memory(pids) == 0, "they have ended"
+
+
+WRITING = """
+import sys, time
+memory = bytearray(64 << 20)
+print("ready", flush=True)
+while True:
+    memory[: 16 << 20] = bytes(16 << 20)
+    time.sleep(0.01)
+"""
+
+
+def test_what_changes_is_told_and_no_more() -> None:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", WRITING], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        procfs.forget_touched([process.pid])
+        while procfs.touched([process.pid]) < 16 << 20:
+            pass
+        assert procfs.touched([process.pid]) < 48 << 20, "half of it is never touched again"
+        process.kill()

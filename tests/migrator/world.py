@@ -6,7 +6,7 @@ after it took effect), and there the guarantees are checked after each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -552,6 +552,9 @@ class FakeInspector:
 
     def needs(self, container: Container, volumes: Sequence[Volume]) -> Needs:
         return Needs(disk_bytes=1 << 20, disk_files=3, processes=1)
+
+    def changing(self, container: Container) -> Callable[[], float | None]:
+        return lambda: 1e6
 
     def cpu_problem(self, image: bytes) -> str:
         return ""

@@ -109,7 +109,12 @@ def test_no_transaction_is_lost_or_done_twice(lab: Lab) -> None:
         assert len(connections.splitlines()) == 4
         done = a.migrate("db", b)
         assert done.returncode == 0, done.stderr + a.log() + b.log()
-        assert events(done)[-1]["result"]["outcome"] == "moved"
+        result = events(done)[-1]["result"]
+        assert result["outcome"] == "moved"
+        # What its processes share counts once: it is neither refused for lack of memory nor moved as if it were large.
+        assert result["memory"] == "stop-copy"
+        assert result["prediction"]["memory_bytes"] < 2 * result["image_bytes"]
+        assert result["prediction"]["dirty_rate"] > 0
         assert remains(a.host) == []
         a.host.kill()
         client.wait_transactions(100)
