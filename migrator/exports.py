@@ -5,6 +5,7 @@ It must not know what serves them, nor which of them is what in the container.
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,8 @@ class Exports:
         self._keep()
         if self._watcher is None:
             self._unwatched.clear()
-            self._watcher = threading.Thread(target=self._watch, name="exports", daemon=True)
+            called = contextvars.copy_context()  # what it logs names the migration, too
+            self._watcher = threading.Thread(target=called.run, args=(self._watch,), name="exports", daemon=True)
             self._watcher.start()
 
     def unwatch(self) -> None:

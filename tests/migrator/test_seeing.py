@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import queue
 import re
 import socket
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
+from structlog.contextvars import bound_contextvars, get_contextvars
 
-from migrator.core import picture
-from migrator.core.errors import CannotListen, Insecure
+from migrator.core import limits, picture
+from migrator.core.errors import CannotListen, DiskFailed, Insecure
+from migrator.exports import Exports
 from migrator.metrics import MetricsServer
 from migrator.tally import Tally
-from tests.migrator.world import World, make_driver, make_holder
+from tests.migrator.world import FakeDisk, FakeExport, World, make_driver, make_holder
 from voyfs.core.metrics import exposition
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -48,6 +51,33 @@ def test_figures_follow_migrations_to_their_end() -> None:
     assert last['migrator_target_migrations{state="open"}'] == 2
     assert last["migrator_image_bytes_total"] == result["image_bytes"]
     assert last["migrator_downtime_seconds_count"] == last["migrator_gap_seconds_count"] == 1
+
+
+class Watched(FakeDisk):
+    """Serves nothing, and keeps whom the log would name."""
+
+    def __init__(self) -> None:
+        super().__init__(World(exported=False))
+        self.named: queue.Queue[dict[str, object]] = queue.Queue()
+
+    def export(self, root: str, listen: str) -> FakeExport:
+        self.named.put(get_contextvars())
+        if self.named.qsize() > 1:
+            raise DiskFailed("not now")
+        return FakeExport(self.world)
+
+
+def test_what_is_logged_while_a_tree_is_watched_names_the_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WATCH_SECONDS", 0.001)
+    disk = Watched()
+    exports = Exports(disk, ["/"], [FakeExport(disk.world)])
+    with bound_contextvars(migration="m1"):
+        exports.watch()
+    disk.named.get()
+    try:
+        assert disk.named.get(timeout=30) == {"migration": "m1"}
+    finally:
+        exports.unwatch()
 
 
 @pytest.fixture
