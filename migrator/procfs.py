@@ -18,8 +18,9 @@ from migrator.core.volumes import Place
 LISTENING = "0A"  # TCP_LISTEN (net/tcp_states.h), as /proc writes it; the length of its queue is its receive queue
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
-# Proportional to how many processes share a page, so that they add up (mm's smaps_rollup).
-HELD = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+# Of smaps_rollup. CRIU dumps private pages with each process, also those that were never copied after a fork, but
+# shared ones once: those are told in proportion to how many processes share them, so that they add up.
+HELD = ("Anonymous:", "Pss_Shmem:", "Swap:")
 
 
 def read(path: str) -> str:
@@ -68,11 +69,11 @@ def processes(pids: Sequence[int], init: int) -> list[Process]:
 
 
 def memory(pids: Sequence[int]) -> int:
-    """Bytes of memory that processes hold and no file has; what they share counts once."""
+    """Bytes of memory that processes hold and no file has; shared memory counts once."""
     total = 0
     for pid in pids:
         for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
-            if line.startswith(HELD):  # "Pss_Anon:      116 kB"
+            if line.startswith(HELD):  # "Anonymous:     116 kB"
                 total += int(line.split()[1]) << 10
     return total
 

@@ -123,7 +123,7 @@ sys.stdin.read()
 """
 
 
-def test_memory_that_is_shared_counts_once_and_that_of_files_not_at_all(tmp_path: Path) -> None:
+def test_shared_memory_counts_once_and_that_of_files_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(64 << 20))
     words = [sys.executable, "-I", "-S", "-c", SHARING, str(tmp_path / "file")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
