@@ -239,7 +239,7 @@ class Driver:
         """Count images on their way, and tell how far they are: seldom, for it happens in the freeze."""
         assert self._container is not None
         began = told = self._recorder.now()
-        expected = preflight.image_bytes(self._container.memory_bytes)
+        expected = preflight.image_bytes(self._container)
         for piece in pieces:
             counter.bytes += len(piece.data)
             now = self._recorder.now()

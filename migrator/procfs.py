@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from migrator import syscalls
@@ -76,6 +76,25 @@ def memory(pids: Sequence[int]) -> int:
             if line.startswith(HELD):  # "Anonymous:     116 kB"
                 total += int(line.split()[1]) << 10
     return total
+
+
+def tmpfs(pid: int, others: Collection[str]) -> int:
+    """Bytes in the tmpfs mounts that a process sees, but not at or below OTHERS, which are the host's."""
+    found = {}
+    outside = tuple(os.path.normpath(other) + "/" for other in others)
+    for line in read(f"/proc/{pid}/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        device, point = before.split()[2], syscalls.unescape(before.split()[4])
+        if after.startswith("tmpfs ") and not f"{point}/".startswith(outside):
+            place = f"/proc/{pid}/root{point}"
+            with contextlib.suppress(OSError):
+                at = os.stat(place).st_dev
+                if (
+                    f"{os.major(at)}:{os.minor(at)}" == device
+                ):  # nothing is mounted over it, and no link leads elsewhere
+                    room = os.statvfs(place)
+                    found[device] = (room.f_blocks - room.f_bfree) * room.f_frsize
+    return sum(found.values())
 
 
 def forget_touched(pids: Sequence[int]) -> None:

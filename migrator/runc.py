@@ -94,6 +94,7 @@ class OciRuntime:
             memory_bytes=procfs.memory(freezer.pids()),
             pipes=tuple(number for number in range(3) if _link(f"/proc/{pid}/fd/{number}").startswith("pipe:")),
             root_is_directory=root.is_dir(),
+            tmpfs_bytes=procfs.tmpfs(pid, [bind.destination for bind in bundle.bind_mounts(config, {})]),
         )
 
     def exists(self, name: str) -> bool:

@@ -131,11 +131,12 @@ def print_survey(console: Console, survey: Mapping[str, Any]) -> None:
 def print_prediction(console: Console, found: Mapping[str, Any]) -> None:
     """What was predicted, from what; and what came of it, once that is known."""
     dirty = f", at most {human_bytes(found['dirty_rate'])}/s of it changing" if found["dirty_rate"] is not None else ""
+    tmpfs = f", {human_bytes(found['tmpfs_bytes'])} in tmpfs mounts" if found["tmpfs_bytes"] else ""
     rows = [
         (
             "downtime",
             "downtime_s",
-            f"{human_bytes(found['memory_bytes'])} of memory{dirty}, over {human_bytes(found['link_rate'])}/s",
+            f"{human_bytes(found['memory_bytes'])} of memory{dirty}{tmpfs}, over {human_bytes(found['link_rate'])}/s",
         ),
         ("hydration", "hydration_s", f"{human_bytes(found['disk_bytes'])} in {found['disk_files']} files"),
     ]

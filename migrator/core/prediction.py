@@ -16,6 +16,8 @@ FIXED_SECONDS: Final = 0.4
 WORDS: Final = 5  # round trips between pause and open network
 # Bytes of memory from page to page over a link that is no bottleneck: read by CRIU, written, sent, checked, stored.
 MEMORY_RATE: Final = 250e6
+# Of files in tmpfs mounts, which CRIU puts through gzip, and takes out of it on the target.
+TMPFS_RATE: Final = 30e6
 # A disk that hydrates over such a link, and what each file costs besides its bytes.
 DISK_RATE: Final = 200e6
 FILE_SECONDS: Final = 0.0004
@@ -37,6 +39,7 @@ class Load:
     disk_bytes: int
     disk_files: int
     dirty_rate: float | None = None  # bytes of memory changed a second; None: not known
+    tmpfs_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Prediction:
             "round_trip_s": self.link.round_trip,
             "memory_bytes": self.load.memory_bytes,
             "dirty_rate": self.load.dirty_rate,
+            "tmpfs_bytes": self.load.tmpfs_bytes,
             "disk_bytes": self.load.disk_bytes,
             "disk_files": self.load.disk_files,
         }
@@ -70,6 +74,7 @@ def memory_rate(link: Link) -> float:
 def predict(link: Link, load: Load, still_bytes: float) -> Prediction:
     """STILL_BYTES: of the memory, what moves while the container stands still (`memory.still_bytes`)."""
     downtime = FIXED_SECONDS + WORDS * link.round_trip + still_bytes / memory_rate(link)
+    downtime += load.tmpfs_bytes / min(link.rate, TMPFS_RATE)
     hydration = load.disk_bytes / min(link.rate, DISK_RATE) + load.disk_files * FILE_SECONDS
     return Prediction(downtime, hydration, link, load)
 

@@ -104,9 +104,10 @@ def raise_first(rows: Sequence[Row]) -> None:
             raise row.to_error()
 
 
-def image_bytes(memory_bytes: int) -> int:
-    """Upper estimate of the images of a container with so much resident memory."""
-    return int(memory_bytes * limits.IMAGE_OVERHEAD) + limits.IMAGE_SLACK_BYTES
+def image_bytes(container: Container) -> int:
+    """Upper estimate of a container's images."""
+    held = container.memory_bytes + container.tmpfs_bytes
+    return int(held * limits.IMAGE_OVERHEAD) + limits.IMAGE_SLACK_BYTES
 
 
 def _row(
@@ -198,7 +199,7 @@ def _host_rows(host: HostFacts, container: Container) -> Iterator[Row]:
     yield row(
         "voyfs", bool(host.voyfs_problem), f"cannot run voyfs: {host.voyfs_problem}", "install voyfs and FUSE there"
     )
-    needed = image_bytes(container.memory_bytes)
+    needed = image_bytes(container)
     yield _row(
         "memory",
         host.name,

@@ -169,6 +169,8 @@ def test_a_prediction_grows_with_what_is_moved_and_with_the_way() -> None:
     slow = prediction.predict(Link(1e6, 0.1), Load(10_000_000, 20_000_000, 0), 10_000_000)
     assert slow.downtime == pytest.approx(prediction.FIXED_SECONDS + 0.1 * prediction.WORDS + 10)
     assert slow.hydration == pytest.approx(20)
+    archived = prediction.predict(Link(1e9, 0.0), Load(0, 0, 0, tmpfs_bytes=60_000_000), 0)
+    assert archived.downtime == pytest.approx(prediction.FIXED_SECONDS + 2)
     timeline = {"downtime_s": 11.0, "phases": [{"phase": "hydrate", "seconds": 19.0}]}
     came = prediction.outcome(slow.to_json(), timeline)
     assert (came["actual_downtime_s"], came["actual_hydration_s"]) == (11.0, 19.0)

@@ -154,3 +154,16 @@ def test_what_changes_is_told_and_no_more() -> None:
             pass
         assert procfs.touched([process.pid]) < 48 << 20, "half of it is never touched again"
         process.kill()
+
+
+def test_what_is_in_tmpfs_mounts_is_counted_but_not_that_of_the_host(lab: Lab) -> None:
+    host = lab.host("a")
+    host.run(["sh", "-ec", "mkdir /run/own /run/hidden; head -c 3M /dev/zero >/run/file"])
+    before = procfs.tmpfs(host.pid, ["/run/"])
+    both = procfs.tmpfs(host.pid, [])
+    assert both - before >= 3 << 20
+    host.run(["sh", "-ec", "mount -t tmpfs x /run/own; head -c 1M /dev/zero >/run/own/file"])
+    assert procfs.tmpfs(host.pid, []) - both == 1 << 20
+    assert procfs.tmpfs(host.pid, ["/run"]) == before
+    host.run(["sh", "-ec", "mount -t ramfs x /run/own"])
+    assert procfs.tmpfs(host.pid, []) == both, "something else is in front of it"

@@ -220,6 +220,7 @@ def test_volumes_move_with_their_container(lab: Lab) -> None:
     assert done.returncode == 0, done.stdout
     kinds = {volume["path"]: volume["kind"] for volume in json.loads(done.stdout)["volumes"]}
     assert kinds == {"/data": "lazy", "/more": "lazy", "/behind": "skip", "/shared": "remount"}
+    assert 0 < json.loads(done.stdout)["prediction"]["tmpfs_bytes"] < 1 << 20, "what is in /scratch"
     # A file that is open on what would stay behind.
     refused = events(a.migrate("shell", b, "--volume", "/data=skip"))[-1]
     assert refused["kind"] == Unsupported.__name__
