@@ -112,7 +112,14 @@ def survey(name: str, options: Options, ports: SourcePorts, peer: Peer) -> Surve
     rows += [*preflight.target_rows(container, identity, found), *suitability.target_rows(container, facts, found)]
     means = Means(host.traits.features, found.host.traits.features, host.pipe_bytes, host.lazy_pages)
     rows += [_memory_row(mode, means, asked) for mode in (Memory.PRE_COPY, Memory.POST_COPY)]
-    load = Load(container.memory_bytes, needs.disk_bytes, needs.disk_files, changing(), container.tmpfs_bytes)
+    load = Load(
+        container.memory_bytes,
+        needs.disk_bytes,
+        needs.disk_files,
+        dirty_rate=changing(),
+        tmpfs_bytes=container.tmpfs_bytes,
+        shared_bytes=container.shared_bytes,
+    )
     chosen = asked if memory.problem(asked, means)[0] else memory.choose(asked, means, link, load)
     predicted = predict(link, load, memory.still_bytes(chosen, link, load))
     return Survey(subject, tuple(rows), chosen, predicted)

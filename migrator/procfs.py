@@ -20,7 +20,8 @@ PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has
 
 # Of smaps_rollup. CRIU dumps private pages with each process, also those that were never copied after a fork, but
 # shared ones once: those are told in proportion to how many processes share them, so that they add up.
-HELD = ("Anonymous:", "Pss_Shmem:", "Swap:")
+PRIVATE = ("Anonymous:", "Swap:")
+SHARED = "Pss_Shmem:"
 
 
 def read(path: str) -> str:
@@ -68,14 +69,16 @@ def processes(pids: Sequence[int], init: int) -> list[Process]:
     return [each for each in again if each is not None]
 
 
-def memory(pids: Sequence[int]) -> int:
-    """Bytes of memory that processes hold and no file has; shared memory counts once."""
-    total = 0
+def memory(pids: Sequence[int]) -> tuple[int, int]:
+    """Bytes of memory that processes hold and no file has: private, and shared, which counts once."""
+    private = shared = 0
     for pid in pids:
         for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
-            if line.startswith(HELD):  # "Anonymous:     116 kB"
-                total += int(line.split()[1]) << 10
-    return total
+            if line.startswith(PRIVATE):  # "Anonymous:     116 kB"
+                private += int(line.split()[1]) << 10
+            elif line.startswith(SHARED):
+                shared += int(line.split()[1]) << 10
+    return private, shared
 
 
 def tmpfs(pid: int, others: Collection[str]) -> int:

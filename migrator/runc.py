@@ -84,6 +84,7 @@ class OciRuntime:
         # runc tells an absolute path, crun what the config says.
         root = directory / (state.get("rootfs") or config.get("root", {}).get("path", "rootfs"))
         freezer = Freezer.of(pid)
+        private, shared = procfs.memory(freezer.pids())
         return Container(
             name=name,
             pid=pid,
@@ -91,7 +92,8 @@ class OciRuntime:
             root=str(root),
             config=config,
             cgroup=str(freezer.directory),
-            memory_bytes=procfs.memory(freezer.pids()),
+            memory_bytes=private + shared,
+            shared_bytes=shared,
             pipes=tuple(number for number in range(3) if _link(f"/proc/{pid}/fd/{number}").startswith("pipe:")),
             root_is_directory=root.is_dir(),
             tmpfs_bytes=procfs.tmpfs(pid, [bind.destination for bind in bundle.bind_mounts(config, {})]),

@@ -29,8 +29,9 @@ class Memory(StrEnum):
 # CRIU keeps the pages in pipes until they are fetched, and makes one of this size to send from (its page-pipe.c).
 PIPE_BYTES: Final = 4 << 20
 
-# `auto` takes the first way by which memory alone takes no longer than this while the container stands still. Until all
-# its pages are over, a post-copied container depends on two hosts, and that is not worth less.
+# `auto` takes the first way by which memory alone takes no longer than this while the container stands still, or else
+# the one that leaves least for then. Until all its pages are over, a post-copied container depends on two hosts, and
+# that is not worth less.
 STILL_SECONDS: Final = 0.5
 
 # Rounds of pre-copy end when one more would not pay: the last one took a tenth of a second, or it moved more than this
@@ -76,10 +77,10 @@ def problem(mode: Memory, means: Means) -> tuple[str, str]:
 
 
 def still_bytes(mode: Memory, link: Link, load: Load) -> float:
-    """Bytes of memory that move while the container stands still, other than what post-copy fetches on demand."""
+    """Bytes of memory that move while the container stands still."""
     rate = memory_rate(link)
     if mode is Memory.POST_COPY:
-        return 0
+        return load.shared_bytes  # which CRIU does not fetch on demand
     if mode is Memory.PRE_COPY:
         # What changes while the last round is sent: a short one, unless no round gets ahead of the changes.
         dirty = rate * GAIN / 2 if load.dirty_rate is None else load.dirty_rate
@@ -95,10 +96,10 @@ def choose(asked: Memory, means: Means, link: Link, load: Load) -> Memory:
         if what:
             raise NotReady(what, remedy=remedy)
         return asked
-    for mode in (Memory.STOP_COPY, Memory.PRE_COPY, Memory.POST_COPY):
-        if not problem(mode, means)[0] and still_bytes(mode, link, load) / memory_rate(link) <= STILL_SECONDS:
-            return mode
-    return Memory.STOP_COPY
+    ways = [mode for mode in (Memory.STOP_COPY, Memory.PRE_COPY, Memory.POST_COPY) if not problem(mode, means)[0]]
+    still = {mode: still_bytes(mode, link, load) for mode in ways}
+    short = [mode for mode in ways if still[mode] / memory_rate(link) <= STILL_SECONDS]
+    return short[0] if short else min(ways, key=still.__getitem__)
 
 
 def another_round(rounds: Sequence[tuple[int, float]]) -> bool:

@@ -35,6 +35,7 @@ class Container:
     memory_bytes: int  # of all processes, that no file has
     pipes: tuple[int, ...] = ()  # which of descriptors 0 to 2 of its init are pipes
     root_is_directory: bool = True
+    shared_bytes: int = 0  # of memory_bytes, what processes share
     tmpfs_bytes: int = 0  # in its own tmpfs mounts, which travel in the images
 
     def to_json(self) -> dict[str, Any]:

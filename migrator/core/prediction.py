@@ -40,6 +40,7 @@ class Load:
     disk_files: int
     dirty_rate: float | None = None  # bytes of memory changed a second; None: not known
     tmpfs_bytes: int = 0
+    shared_bytes: int = 0  # of memory_bytes, what processes share
 
 
 @dataclass(frozen=True, slots=True)

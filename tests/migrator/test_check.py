@@ -221,7 +221,9 @@ def test_a_container_that_can_be_moved(pair: Pair) -> None:
     ):
         assert (name, "target") in names
     assert {"processes", "terminal", "namespaces", "mount types"} <= {name for name, host in names if host == "source"}
+    assert found["memory"] == "stop-copy"
     assert found["prediction"]["link_rate"] > 1e6
+    assert 0 < found["prediction"]["dirty_rate"] < 1e9, "of a shell that starts programs"
     assert found["prediction"]["disk_files"] > 1000
     assert found["prediction"]["disk_bytes"] > 1 << 20
     # Both hosts of a lab are this machine, and so alike.

@@ -21,8 +21,8 @@ MIB = 1 << 20
 LINK = Link(100e6, 0.001)
 
 
-def load(memory_mib: int, dirty_rate: float | None = None) -> Load:
-    return Load(memory_mib * MIB, 0, 0, dirty_rate)
+def load(memory_mib: int, dirty_rate: float | None = None, shared_mib: int = 0) -> Load:
+    return Load(memory_mib * MIB, 0, 0, dirty_rate, shared_bytes=shared_mib * MIB)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,15 @@ def test_auto_leaves_pre_copy_where_memory_changes_faster_than_it_moves() -> Non
     assert choose(Memory.AUTO, replace(ALL, target=()), LINK, load(1000, 100e6)) is Memory.STOP_COPY
 
 
+def test_auto_knows_that_shared_memory_does_not_follow() -> None:
+    lazily = replace(ALL, source=())
+    assert choose(Memory.AUTO, lazily, LINK, load(1000, shared_mib=1000)) is Memory.STOP_COPY
+    assert choose(Memory.AUTO, lazily, LINK, load(1000, shared_mib=500)) is Memory.POST_COPY, "it is half of it"
+
+
 def test_what_moves_during_the_freeze_is_what_the_way_leaves_for_it() -> None:
     assert still_bytes(Memory.STOP_COPY, LINK, load(1000)) == 1000 * MIB
-    assert still_bytes(Memory.POST_COPY, LINK, load(1000)) == 0
+    assert still_bytes(Memory.POST_COPY, LINK, load(1000, shared_mib=3)) == 3 * MIB
     slow, fast = (still_bytes(Memory.PRE_COPY, LINK, load(1000, rate)) for rate in (1e6, 50e6))
     assert 0 < slow < fast < 10 * MIB
     assert still_bytes(Memory.PRE_COPY, LINK, load(1000, 100e6)) == 1000 * MIB, "no round gets ahead"

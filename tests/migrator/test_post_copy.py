@@ -14,7 +14,7 @@ from benchmarks.lab.container import Container
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Host, Lab
 from benchmarks.lab.leaks import remains
-from migrator.core.errors import NotReady, RuntimeFailed, Stranded
+from migrator.core.errors import CheckFailed, NotReady, RuntimeFailed, Stranded
 from migrator.core.memory import PIPE_BYTES
 from tests.migrator.agents import Agent, agents_on, events, until, wrapper
 
@@ -74,6 +74,9 @@ def test_pre_copy_is_refused_by_name_where_the_kernel_does_not_track(scene: Scen
         done = scene.a.migrator("migrate", "redis", scene.b.address, "--memory", "pre-copy")
         assert done.returncode == NotReady.status
         assert "MEM_SOFT_DIRTY" in done.stderr
+        looked = scene.a.migrator("migrate", "redis", scene.b.address, "--memory", "pre-copy", "--dry-run")
+        assert looked.returncode == CheckFailed.status
+        assert "MEM_SOFT_DIRTY" in looked.stderr
     assert scene.client.wait_replies(20).unbroken
 
 
