@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from migrator import logs, tls
+from migrator import logs, tls, together
 from migrator.clock import SystemClock
 from migrator.core import limits
 from migrator.core.address import join_address, parse_address
@@ -147,6 +147,11 @@ class Agent:
     def _handle(self, request: dict[str, Any]) -> Iterator[Reply]:
         """Operations of the local socket."""
         match request["op"]:
+            case "migrate" if "group" in request:
+                names, options = request["group"], Options(**request.get("options", {}))
+                migrations = self._migrations.start_group(names, request["target"], options)
+                yield from ({"event": event} for event in together.follow(self._migrations, names, migrations))
+                yield {}
             case "migrate":
                 migration = self._migrations.start(
                     request["container"], request["target"], Options(**request.get("options", {}))

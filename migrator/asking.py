@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from migrator import local, show
 from migrator.core.address import parse_address
-from migrator.core.errors import CheckFailed, MigratorError, Remaining, by_kind, describe
+from migrator.core.errors import CheckFailed, GroupGivenUp, MigratorError, Remaining, by_kind, describe
 from migrator.core.hook import Mode
 from migrator.core.memory import Memory
 from migrator.core.volumes import CHOICES
@@ -123,33 +123,46 @@ def follow(socket: Path, as_json: bool, op: str, **arguments: Any) -> None:
 
 def drain(socket: Path, as_json: bool, **arguments: Any) -> None:
     """Show a drain to its end; raises Remaining if anything has not moved."""
-    ends: list[Mapping[str, Any]] = []
-    console = Console()
-    try:
-        for event in (reply["event"] for reply in local.call(socket, "drain", **arguments) if "event" in reply):
-            if event["event"] == "drained":
-                ends = event["containers"]
-            if as_json:
-                print_json(event)
-            elif line := show.drain_line(event):
-                console.print(line, soft_wrap=True, highlight=False, markup=False)
-    except KeyboardInterrupt:
-        print(
-            "\nmigrator: containers on their way go on, see 'migrator list'; the others stay: run this again",
-            file=sys.stderr,
-        )
-        sys.exit(130)
-    except MigratorError as error:
-        if as_json:
-            print_json({"event": "error", **describe(error)})
-        raise
-    if not as_json:
-        show.print_drained(console, ends)
+    stopped = "containers on their way go on, see 'migrator list'; the others stay: run this again"
+    ends = _follow_several(socket, as_json, "drain", stopped, **arguments)
     if left := [end["container"] for end in ends if end["outcome"] != "moved"]:
         raise Remaining(
             f"{len(left)} of {len(ends)} containers have not moved as asked: {', '.join(left)}",
             remedy="do what the report says of each, and run this again",
         )
+
+
+def move_together(socket: Path, as_json: bool, **arguments: Any) -> None:
+    """Show the migrations of a group to their end; raises the error of the one that failed, if one did."""
+    ends = _follow_several(socket, as_json, "migrate", "the migrations go on; see 'migrator list'", **arguments)
+    failed = [end for end in ends if end["outcome"] != "moved"]
+    for end in sorted(failed, key=lambda end: bool(end["kind"] == GroupGivenUp.__name__)):  # the cause first
+        raise by_kind(end["kind"], f"{end['container']}: {end['error']}", remedy=end["remedy"], log=end["log"])
+
+
+def _follow_several(
+    socket: Path, as_json: bool, op: str, stopped: str, **arguments: Any
+) -> Sequence[Mapping[str, Any]]:
+    """Show the migrations of several containers; the ends of all. STOPPED is said if the command is interrupted."""
+    event: Mapping[str, Any] = {}
+    console = Console()
+    try:
+        for event in (reply["event"] for reply in local.call(socket, op, **arguments) if "event" in reply):
+            if as_json:
+                print_json(event)
+            elif line := show.line_of_several(event):
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
+    except KeyboardInterrupt:
+        print(f"\nmigrator: {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except MigratorError as error:
+        if as_json:
+            print_json({"event": "error", **describe(error)})
+        raise
+    ends: Sequence[Mapping[str, Any]] = event["containers"]  # the last one has them
+    if not as_json:
+        show.print_ends(console, ends)
+    return ends
 
 
 def print_json(value: Any) -> None:

@@ -98,8 +98,21 @@ def bandwidth(
 
 @app.command()
 def migrate(
-    container: Annotated[str, typer.Argument(help="Name (ID) of a running container of this host.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET[:PORT]", help="The agent of the host it goes to.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CONTAINER] TARGET[:PORT]",
+            help="Name (ID) of a running container of this host, unless --group names several; the agent of the host "
+            "that it goes to.",
+        ),
+    ],
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="CONTAINER,CONTAINER...",
+            help="Move these together: they are frozen at one instant, and all of them move or none.",
+        ),
+    ] = "",
     verify: Verify = True,
     remove_source: RemoveSource = False,
     volume: Volumes = None,
@@ -110,12 +123,17 @@ def migrate(
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
-    """Moves a container; goes on in the agent if this command is interrupted."""
+    """Moves a container, or several together; goes on in the agent if this command is interrupted."""
+    containers = group.split(",") if group else words[:1]
+    if len(words) != (1 if group else 2):
+        raise typer.BadParameter("are CONTAINER and TARGET, or TARGET with --group", param_hint="arguments")
+    target = words[-1]
     asking.require_address(target)
     volumes = asking.volume_choices(volume)
     if dry_run:
         looked = {"volumes": volumes, "network": network, "memory": str(memory)}
-        asking.check(socket, as_json, container, target, looked)
+        for container in containers:
+            asking.check(socket, as_json, container, target, looked)
         return
     options = {
         "verify": verify,
@@ -125,7 +143,10 @@ def migrate(
         "memory": str(memory),
         "compress": compress,
     }
-    asking.follow(socket, as_json, "migrate", container=container, target=target, options=options)
+    if group:
+        asking.move_together(socket, as_json, group=containers, target=target, options=options)
+    else:
+        asking.follow(socket, as_json, "migrate", container=containers[0], target=target, options=options)
 
 
 @app.command()

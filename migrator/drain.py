@@ -11,17 +11,17 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from migrator.core import limits
 from migrator.core.draining import First, Leaving, by_load, in_order, priority_of
 from migrator.core.errors import Busy, MigratorError, Refused, by_kind, describe
 from migrator.core.plan import Options
+from migrator.core.report import Event, after, begun, brief, nowhere
 from migrator.holder import Holder
 from migrator.migrations import Migrations
 from migrator.ports import Clock, Runtime
 
-Event = Mapping[str, Any]
 LIVE: Final = frozenset({"running", "paused"})  # what is created or stopped has nothing that could move
 
 
@@ -74,7 +74,7 @@ class Drain:
             if event["event"] == "container":
                 under_way -= 1
                 ends.append(event)
-        yield {"event": "drained", "containers": [_brief(end) for end in ends]}
+        yield {"event": "drained", "containers": brief(ends)}
 
     def _find(self) -> list[Leaving]:
         """Whoever is to go: also those whose copy here is gone already, while their disk is still needed."""
@@ -100,11 +100,11 @@ class Drain:
         try:
             threading.Thread(target=self._move, args=(each,), name=f"drain-{each.name}", daemon=True).start()
         except RuntimeError as error:  # no thread can be had
-            self._told.put({**_nowhere(each.name), **describe(error)})
+            self._told.put({**nowhere(each.name), **describe(error)})
 
     def _move(self, each: Leaving) -> None:
         """To its end, which is told last."""
-        end = _nowhere(each.name)
+        end = nowhere(each.name)
         target = ""
         try:
             if each.why_not is not None:
@@ -112,18 +112,11 @@ class Drain:
             migration = each.migration
             if not migration:
                 target, migration = self._begin(each.name)
-            end |= {"outcome": "failed", "migration": migration, "joined": not target}
+            end = begun(each.name, migration, joined=not target)
             for event in self._migrations.follow(migration):
-                match event["event"]:
-                    case "result":
-                        down = event["result"]["timeline"]["downtime_s"]
-                        end |= {"outcome": "moved", "downtime_s": down, "result": event["result"]}
-                    case "error":
-                        end |= {key: event[key] for key in ("error", "kind", "remedy", "log", "status")}
-                    case kind:
-                        if kind == "started":
-                            end |= {"target": event["target"]}
-                        self._told.put({**event, "container": each.name})
+                end = after(end, event)
+                if event["event"] not in ("result", "error"):
+                    self._told.put({**event, "container": each.name})
         except Exception as error:
             end |= describe(error)
         finally:
@@ -165,16 +158,6 @@ class Drain:
         for row in self._migrations.check(name, target, self._wish.options)["checks"]:
             if row["state"] == "fails":
                 raise by_kind(row["kind"], row["problem"], remedy=row["remedy"])
-
-
-def _nowhere(name: str) -> dict[str, Any]:
-    """The end of a container that no migration was begun for."""
-    facts = {"migration": "", "joined": False, "target": "", "downtime_s": None}
-    return {"event": "container", "container": name, "outcome": "refused", **facts}
-
-
-def _brief(end: Event) -> dict[str, Any]:
-    return {key: value for key, value in end.items() if key not in ("event", "result")}
 
 
 def _summed(refusals: Mapping[str, MigratorError]) -> MigratorError:

@@ -7,7 +7,6 @@ first (durably, where it decides something), the effect follows.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -25,25 +24,38 @@ from migrator.core.errors import (
     Unfinished,
     describe,
 )
+from migrator.core.group import Stop
 from migrator.core.hook import Mode, Stage
 from migrator.core.identity import Identity
 from migrator.core.memory import Memory
-from migrator.core.phases import DECIDED, RELEASED, Hold, Phase, Step, source_step
+from migrator.core.phases import DECIDED, RELEASED, Hold, Phase, Step
 from migrator.core.plan import Container, ImagePiece
 from migrator.core.prediction import Prediction, outcome
 from migrator.exports import Exports
+from migrator.group import Alone, Company
 from migrator.ports import Dump, Peer, Publish, Record, Report, SourceLink
 from migrator.preparation import SourcePorts, Task, order_for, survey
 from migrator.recorder import Counter, Recorder
+
+Join = Callable[[Callable[[MigratorError], None]], Company]
 
 
 class Driver:
     """One migration. `run` once, in a thread of its own; or `go_on` with what the journal of an earlier run says."""
 
     def __init__(
-        self, task: Task, ports: SourcePorts, peer: Peer, journal: Callable[[], Record], publish: Publish
+        self,
+        task: Task,
+        ports: SourcePorts,
+        peer: Peer,
+        journal: Callable[[], Record],
+        publish: Publish,
+        join: Join | None = None,
     ) -> None:
-        """Nothing happens yet. JOURNAL opens the migration's journal, once there is something to write."""
+        """Nothing happens yet. JOURNAL opens the migration's journal, once there is something to write.
+
+        JOIN, given what makes this one stop, gives those that decide with it.
+        """
         self.task = task
         self.phase = Phase.PREPARE
         self._ports = ports
@@ -59,8 +71,8 @@ class Driver:
         self._dump: Dump | None = None
         self._image_bytes = 0
         self._memory = Memory(task.options.memory)
-        self._deciding = threading.Lock()  # giving up and deciding: whichever comes first
-        self._given_up = False
+        self._given_up: MigratorError | None = None
+        self._company = Alone() if join is None else join(self.withdraw)
         self.missing_bytes: int | None = None  # on the target's disk, once it has told
         self._prediction: Prediction | None = None  # also after a restart, which forgets it
 
@@ -80,6 +92,7 @@ class Driver:
                     self._decide()
             except BaseException as error:
                 reason = self._reason(error)
+                self._company.give_up(reason)
                 with self._recorder.phase(Phase.ROLLBACK):
                     self._roll_back(reason)
                 raise reason from error
@@ -115,31 +128,40 @@ class Driver:
 
     def _advance(self, step: Step, *, durable: bool, **facts: Any) -> None:
         """Enter the next state; it is journaled before it counts. DURABLE where the step decides something."""
-        phase = source_step(self.phase, step)
+        phase = self._company.step(self.phase, step)
         if self._record is not None:
             self._record.write(phase, durable=durable, **facts)
         self.phase = phase
 
     def abort(self) -> None:
         """Give it up, from another thread: `run` goes back then, at once. Raises TooLate if it is decided."""
-        with self._deciding:
-            if self.phase in DECIDED:
-                raise too_late(self.phase, self.task.migration, self.task.container, self._peer.address)
+        error = Aborted(f"the migration of container {self.task.container} was aborted")
+        with self._company.deciding:  # giving up and deciding: whichever comes first
+            if self.phase in DECIDED or self._company.committed:
+                phase = self.phase if self.phase in DECIDED else Phase.COMMIT
+                raise too_late(phase, self.task.migration, self.task.container, self._peer.address)
             if self.phase in (Phase.ROLLBACK, Phase.ROLLED_BACK):
                 return
-            self._given_up = True
+            self._company.give_up(error)
+            self._given_up = error
         self._peer.cancel()
+
+    def withdraw(self, error: MigratorError) -> None:
+        """As `abort`, for ERROR: others have given up what they decide with this one."""
+        if self.phase not in (Phase.ROLLBACK, Phase.ROLLED_BACK):
+            self._given_up = error
+            self._peer.cancel()
 
     def _check_stopping(self) -> None:
         if self._ports.clock.wait(0):
             raise MigratorError("the agent is being stopped", remedy="start it again")
-        if self._given_up:
-            raise Aborted(f"the migration of container {self.task.container} was aborted")
+        if self._given_up is not None:
+            raise self._given_up
 
     def _reason(self, error: BaseException) -> BaseException:
         """Why it goes back: what was under way when it was given up failed for that alone."""
-        if self._given_up and isinstance(error, MigratorError):
-            return Aborted(f"the migration of container {self.task.container} was aborted")
+        if self._given_up is not None and isinstance(error, MigratorError):
+            return self._given_up
         return error
 
     # Before the freeze: whatever takes time is done here.
@@ -160,6 +182,7 @@ class Driver:
         with step(Phase.PREPARE, "working set"):
             order = order_for(task, ports, subject, self._exports.addresses)
         self._check_stopping()
+        facts = self._company.facts
         self._record = self._journal()
         self._record.write(
             Phase.PREPARE,
@@ -169,6 +192,7 @@ class Driver:
             exports=self._exports.facts,
             target=self._peer.address,
             options=replace(task.options, memory=mode).to_json(),
+            **facts,
         )
         called = self._recorder.now()
         self._recorder.remote(Phase.PREPARE, called, self._peer.prepare(order))
@@ -178,7 +202,9 @@ class Driver:
         if mode is Memory.PRE_COPY:
             self._move_ahead(self._dump)
         self._check_stopping()
+        self._company.meet(Stop.PREPARED, self._check_stopping)
         ports.hooks.run(Stage.BEFORE_FREEZE, self._facts())
+        self._company.meet(Stop.ABOUT, self._check_stopping)
         self._advance(Step.PREPARED, durable=True)
 
     def _move_ahead(self, dump: Dump) -> None:
@@ -222,6 +248,7 @@ class Driver:
         if self._link is not None:  # after it: what the container has said before must not be lost
             with self._recorder.step(Phase.FREEZE, "cut"):
                 self._link.cut()
+        self._company.meet(Stop.FROZEN, self._check_stopping)
         self._advance(Step.FROZEN, durable=False)
 
     def _transfer(self, counter: Counter) -> None:
@@ -262,8 +289,13 @@ class Driver:
 
     def _decide(self) -> None:
         """The one decision. A write that fails leaves nothing in the journal, so going back is still right."""
-        with self._deciding, self._recorder.step(Phase.RESTORE, "journal"):
-            self._check_stopping()
+        with self._recorder.step(Phase.RESTORE, "journal"):
+            self._company.decide(self._check_stopping, self._enter_commit)
+
+    def _enter_commit(self) -> None:
+        if self._company.committed:  # elsewhere: this line only repeats it
+            self._advance_anyway(Step.DECIDED)
+        else:
             self._advance(Step.DECIDED, durable=True)
 
     # From here on there is no way back.
@@ -420,8 +452,10 @@ class Driver:
         try:
             if from_phase is not Phase.PREPARE:
                 self._resume()
-            elif self._dump is not None:  # a round of its memory may be under way
-                self._dump.stop()
+            else:
+                if self._dump is not None:  # a round of its memory may be under way
+                    self._dump.stop()
+                self._company.meet(Stop.THAWING, self._check_stopping)
         finally:
             if self._dump is not None:
                 self._dump.discard()
@@ -435,11 +469,11 @@ class Driver:
         self._insist(lambda: self._advance(Step.RESUMED, durable=True, error=describe(error)))
 
     def _advance_anyway(self, step: Step, **facts: Any) -> None:
-        """As `_advance`, but a full disk is not in the way: a journal without a decision is rolled back as well."""
+        """As `_advance`, but a full disk is not in the way of what whoever reads the journal would do as well."""
         try:
             self._advance(step, durable=True, **facts)
         except MigratorError as error:
-            self.phase = source_step(self.phase, step)
+            self.phase = self._company.step(self.phase, step)
             self._recorder.tell("note", text=error.message)
 
     def _submit_abort(self) -> Future[None] | None:
@@ -464,6 +498,7 @@ class Driver:
         try:
             if self._dump is not None:
                 self._dump.stop()
+            self._company.meet(Stop.THAWING, self._check_stopping)
             if self._link is not None:
                 self._link.mend()
             self._ports.runtime.resume(self._container)

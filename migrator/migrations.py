@@ -8,9 +8,10 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,12 +20,15 @@ from structlog.contextvars import bind_contextvars
 from migrator.core import limits
 from migrator.core.advice import advise, too_late
 from migrator.core.errors import Busy, MigrationUnknown, MigratorError, Refused, describe
+from migrator.core.group import Verdict
 from migrator.core.identity import Identity
-from migrator.core.phases import DECIDED, ENDED, Outcome, Phase, outcome
+from migrator.core.phases import DECIDED, Outcome, Phase
 from migrator.core.plan import Container, Options
-from migrator.driver import Driver
+from migrator.decisions import Decisions
+from migrator.driver import Driver, Join
 from migrator.exports import Exports
 from migrator.feed import Feed
+from migrator.group import SIDE, Group, Settled
 from migrator.holder import Holder
 from migrator.ports import AskingPeer, Journal, Peer
 from migrator.preparation import SourcePorts, Task, survey
@@ -59,6 +63,7 @@ class Migrations:
         """HERE tells where this host is, seen from a peer's address."""
         self._ports = ports
         self._journal = journal
+        self._decisions = Decisions(journal)
         self._holder = holder
         self._connect = connect
         self._here = here
@@ -71,16 +76,39 @@ class Migrations:
 
     def start(self, container: str, target: str, options: Options) -> str:
         """Begin; the migration's ID. Raises Busy, and what connecting raises."""
-        peer = self._connect(target)
-        migration = time.strftime("%y%m%d-%H%M%S-") + secrets.token_hex(3)
-        here = self._here(peer.address)
-        task = Task(migration, container, options, here.host, here.agent)
+        migration = _name()
+        self._start(migration, container, target, options)
+        return migration
+
+    def start_group(self, containers: Sequence[str], target: str, options: Options) -> list[str]:
+        """Begin to move CONTAINERS together; the IDs of their migrations, in their order.
+
+        Raises Refused, Busy, and what connecting raises.
+        """
+        if not 2 <= len(containers) <= limits.GROUP or len(set(containers)) < len(containers):
+            raise Refused(f"a group has 2 to {limits.GROUP} containers, each once")
+        if busy := [name for name in containers if name in self.under_way()]:
+            raise Busy(f"container {busy[0]} is being migrated already", remedy="see 'migrator status'")
+        name = _name()
+        migrations = [f"{name}-{number}" for number in range(1, len(containers) + 1)]
+        group = Group(name, migrations, lambda: self._journal.create(name))
         try:
-            self._begin(task, peer, lambda driver: driver.run(), lambda: self._journal.create(migration))
+            for migration, container in zip(migrations, containers, strict=True):
+                self._start(migration, container, target, options, partial(group.member, migration))
+        except BaseException as error:
+            group.give_up(error)
+            raise
+        return migrations
+
+    def _start(self, migration: str, container: str, target: str, options: Options, join: Join | None = None) -> None:
+        peer = self._connect(target)
+        try:
+            here = self._here(peer.address)
+            task = Task(migration, container, options, here.host, here.agent)
+            self._begin(task, peer, lambda driver: driver.run(), lambda: self._journal.create(migration), join)
         except MigratorError:
             peer.close()
             raise
-        return migration
 
     def check(self, container: str, target: str, options: Options) -> dict[str, Any]:
         """What a migration would find, as JSON (`Survey`); nothing is touched."""
@@ -140,6 +168,9 @@ class Migrations:
         if not entries:
             raise MigrationUnknown(f"no migration {migration} is known here")
         first, last = entries[0], entries[-1]
+        if first.get("side") == SIDE:
+            members = " and ".join(first["members"])
+            raise MigrationUnknown(f"{migration} is a group", remedy=f"ask for one of its migrations: {members}")
         container = first.get("container", "")
         known: dict[str, Any] = {
             "migration": migration,
@@ -149,6 +180,7 @@ class Migrations:
             "phase": last["decision"],
             "since": last["time"],
             "started": first["time"],
+            **({"group": first["group"]} if "group" in first else {}),
             "active": migration in self._feeds and migration in self._containers.values(),
         }
         for entry in entries:
@@ -166,33 +198,32 @@ class Migrations:
 
     def all(self) -> list[dict[str, Any]]:
         """What is known of every migration, oldest first."""
-        return [self.describe(migration) for migration in self._journal.migrations()]
+        return [
+            self.describe(name) for name in self._journal.migrations() if self._journal.read(name)[0]["side"] != SIDE
+        ]
 
     def outcome_of(self, migration: str) -> Outcome:
         """For a target that asks."""
-        try:
-            return outcome([entry["decision"] for entry in self._journal.read(migration)])
-        except MigrationUnknown:
-            return Outcome.UNDECIDED
+        return self._decisions.outcome_of(migration)
 
     def exports(self) -> list[dict[str, Any]]:
         """Facts of the exports of migrations that have not ended."""
         found = []
-        for _, entries in self._unended():
+        for _, entries in self._decisions.unended():
             found += [export for entry in entries for export in entry.get("exports", [])]
         return found
 
     def recover(self) -> None:
         """Pick up what an earlier run left, each in a thread of its own: undecided ones go back, decided ones on."""
-        for migration, entries in self._unended():
+        for migration, entries in self._decisions.unended():
             try:
-                self._recover(migration, entries[0], Phase(entries[-1]["decision"]))
+                self._recover(migration, entries[0], *self._decisions.standing(entries))
             except MigratorError as error:
                 log.error("cannot pick up a migration", migration=migration, error=error.message)
             except Exception:  # a journal that lacks something; the others must not wait for it
                 log.exception("cannot pick up a migration", migration=migration)
 
-    def _recover(self, migration: str, first: Mapping[str, Any], phase: Phase) -> None:
+    def _recover(self, migration: str, first: Mapping[str, Any], phase: Phase, verdict: Verdict | None) -> None:
         container = Container.from_json(first["container"])
         identity = Identity.from_json(first["identity"]) if first["identity"] else None
         exports = Exports.adopt(self._ports.disk, first["exports"])
@@ -206,7 +237,8 @@ class Migrations:
             return driver.go_back(container, identity, exports)
 
         log.info("picking up", migration=migration, container=container.name, phase=phase)
-        self._begin(task, peer, act, lambda: self._journal.reopen(migration))
+        join = None if verdict is None else partial(_settled, verdict)
+        self._begin(task, peer, act, lambda: self._journal.reopen(migration), join)
 
     def ask_around(self) -> None:
         """Ask the sources of undecided migrations for their decision, until the agent stops."""
@@ -231,20 +263,13 @@ class Migrations:
         for thread in self._threads:
             thread.join(max(deadline - self._ports.clock.now(), 0))
 
-    def _unended(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        found = []
-        for migration in self._journal.migrations():
-            entries = self._journal.read(migration)
-            if entries[0].get("side") == "source" and entries[-1]["decision"] not in ENDED:
-                found.append((migration, entries))
-        return found
-
     def _begin(
         self,
         task: Task,
         peer: Peer,
         act: Callable[[Driver], dict[str, Any]],
         journal: Callable[[], Any],
+        join: Join | None = None,
     ) -> None:
         feed = Feed()
         with self._lock:
@@ -273,7 +298,7 @@ class Migrations:
             bind_contextvars(migration=task.migration, container=task.container)  # of whatever is logged below
             last: dict[str, Any] = {}
             try:
-                driver = Driver(task, self._ports, peer, journal, publish)
+                driver = Driver(task, self._ports, peer, journal, publish, join)
                 with self._lock:
                     self._drivers[task.migration] = driver
                 last = {"event": "result", "result": act(driver)}
@@ -305,3 +330,11 @@ class Migrations:
             ended = [migration for migration in self._feeds if migration not in under_way]
             for migration in ended[: -limits.REMEMBERED]:
                 del self._feeds[migration]
+
+
+def _name() -> str:
+    return time.strftime("%y%m%d-%H%M%S-") + secrets.token_hex(3)
+
+
+def _settled(verdict: Verdict, withdraw: Callable[[MigratorError], None]) -> Settled:
+    return Settled(verdict)

@@ -165,13 +165,15 @@ def print_advice(console: Console, known: Mapping[str, Any]) -> None:
         console.print(known["advice"], soft_wrap=True, highlight=False)
 
 
-def drain_line(event: Mapping[str, Any]) -> str:
-    """What one event of a drain is worth telling while it happens; empty: nothing."""
+def line_of_several(event: Mapping[str, Any]) -> str:
+    """What one event is worth telling while several containers move; empty: nothing."""
     match event["event"]:
         case "drain" if not event["containers"]:
             return "no container runs on this host"
         case "drain":
             return f"to move, in this order: {', '.join(event['containers'])}"
+        case "group":
+            return f"to move together: {', '.join(event['containers'])}"
         case "started":
             return f"{event['container']}: to {event['target']} (migration {event['migration']})"
         case "opened":
@@ -184,8 +186,8 @@ def drain_line(event: Mapping[str, Any]) -> str:
             return ""
 
 
-def print_drained(console: Console, ends: Sequence[Mapping[str, Any]]) -> None:
-    """The report of a drain: a row a container, with what to do where it has not moved."""
+def print_ends(console: Console, ends: Sequence[Mapping[str, Any]]) -> None:
+    """What became of each of several: a row a container, with what to do where it has not moved."""
     table = Table(box=None)
     for title in ("container", "outcome", "target", "downtime", "why not"):
         table.add_column(title, overflow="fold")

@@ -190,6 +190,12 @@ class Remaining(MigratorError):
     status, meaning = 39, "not every container has moved; the others are reported one by one"
 
 
+class GroupGivenUp(MigratorError):
+    """Something else of the group that it was to move with failed, or was aborted."""
+
+    status, meaning = 40, "another container of its group could not be moved; all of them run on the source"
+
+
 class HookFailed(MigratorError):
     """A program of the operator's, run at a turn of the migration."""
 

@@ -86,6 +86,12 @@ DRAIN_PARALLEL: Final = 8
 DRAIN_DEFAULT: Final = 2  # while one stands still the other hydrates
 DRAIN_TARGETS: Final = 16
 
+# Containers of a group. All stand still until the slowest of them is restored, and all images are in memory at once.
+GROUP: Final = 8
+MEET_SECONDS: Final = 0.2  # between two looks, while members wait for each other, whether the agent is being stopped
+# A rollback of a group waits so long for all to be ready to go on together; whoever hangs does not hold up the others.
+THAW_SECONDS: Final = 2.0
+
 # Command lines that the agent talks with at once; people and scripts on one host have some. Each takes a thread.
 LOCAL_TALKS: Final = 64
 LOCAL_SECONDS: Final = 30.0  # for a command line to say what it wants, or to take a line: it does so at once

@@ -217,7 +217,7 @@ def target_step(state: Hold, what: Word) -> Hold:
 
 def outcome(decisions: Collection[str]) -> Outcome:
     """What the source's journaled DECISIONS amount to."""
-    if Phase.COMMIT in decisions:
+    if DECIDED.intersection(decisions):
         return Outcome.COMMITTED
     if Phase.ROLLBACK in decisions or Phase.ROLLED_BACK in decisions:
         return Outcome.ROLLED_BACK
