@@ -137,7 +137,7 @@ class Driver:
         """Give it up, from another thread: `run` goes back then, at once. Raises TooLate if it is decided."""
         error = Aborted(f"the migration of container {self.task.container} was aborted")
         with self._company.deciding:  # giving up and deciding: whichever comes first
-            if self.phase in DECIDED or self._company.committed:
+            if self.decided:
                 phase = self.phase if self.phase in DECIDED else Phase.COMMIT
                 raise too_late(phase, self.task.migration, self.task.container, self._peer.address)
             if self.phase in (Phase.ROLLBACK, Phase.ROLLED_BACK):
@@ -145,6 +145,11 @@ class Driver:
             self._company.give_up(error)
             self._given_up = error
         self._peer.cancel()
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is, durably, for the target."""
+        return self.phase in DECIDED or self._company.committed
 
     def withdraw(self, error: MigratorError) -> None:
         """As `abort`, for ERROR: others have given up what they decide with this one."""

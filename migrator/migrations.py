@@ -203,8 +203,11 @@ class Migrations:
         ]
 
     def outcome_of(self, migration: str) -> Outcome:
-        """For a target that asks."""
-        return self._decisions.outcome_of(migration)
+        """For a target that asks: what is written, but not before it is known to last."""
+        found = self._decisions.outcome_of(migration)
+        with self._lock:
+            driver = self._drivers.get(migration)
+        return Outcome.UNDECIDED if found is Outcome.COMMITTED and driver and not driver.decided else found
 
     def exports(self) -> list[dict[str, Any]]:
         """Facts of the exports of migrations that have not ended."""

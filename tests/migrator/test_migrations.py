@@ -12,6 +12,7 @@ import structlog
 from migrator import logs
 from migrator.core import limits
 from migrator.core.errors import MigrationUnknown, RuntimeFailed
+from migrator.core.phases import Outcome, Phase
 from migrator.core.plan import Options
 from migrator.feed import Feed
 from migrator.migrations import Here, Migrations
@@ -150,3 +151,19 @@ def test_a_journal_that_lacks_something_is_left_out(first: dict[str, Any]) -> No
     migrations.recover()
     assert [each["migration"] for each in migrations.all()] == ["m0", "m1"]
     assert migrations._containers == {}
+
+
+def test_a_target_that_asks_while_the_decision_is_being_written_does_not_hear_of_it_yet() -> None:
+    """The line could be read already; if the disk fails to keep it, it is taken back, and the source goes on."""
+    world, holder = World(), make_holder(World())
+    migrations = make_migrations(world)
+    driver = make_driver(world, holder)
+    world.journals["source"]["m1"] = [{"decision": "prepare", "side": "source"}, {"decision": "commit"}]
+    migrations._drivers["m1"] = driver
+    driver.phase = Phase.RESTORE
+    assert migrations.outcome_of("m1") is Outcome.UNDECIDED
+    driver.phase = Phase.COMMIT
+    assert migrations.outcome_of("m1") is Outcome.COMMITTED
+    driver.phase = Phase.RESTORE
+    del migrations._drivers["m1"]
+    assert migrations.outcome_of("m1") is Outcome.COMMITTED, "of an earlier life of the agent"
