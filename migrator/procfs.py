@@ -18,10 +18,10 @@ from migrator.core.volumes import Place
 LISTENING = "0A"  # TCP_LISTEN (net/tcp_states.h), as /proc writes it; the length of its queue is its receive queue
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
-# Of smaps_rollup. CRIU dumps private pages with each process, also those that were never copied after a fork, but
-# shared ones once: those are told in proportion to how many processes share them, so that they add up.
+# Of smaps_rollup: pages in no file. CRIU dumps them with each process, also those that were never copied after a fork.
 PRIVATE = ("Anonymous:", "Swap:")
-SHARED = "Pss_Shmem:"
+# What maps calls memory that processes share without a file; CRIU dumps each once, with what nobody maps any more.
+SHARED = ("/dev/zero", "/SYSV", "/memfd:")
 
 
 def read(path: str) -> str:
@@ -71,14 +71,18 @@ def processes(pids: Sequence[int], init: int) -> list[Process]:
 
 def memory(pids: Sequence[int]) -> tuple[int, int]:
     """Bytes of memory that processes hold and no file has: private, and shared, which counts once."""
-    private = shared = 0
+    private = 0
+    shared: dict[tuple[str, str], int] = {}
     for pid in pids:
         for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
             if line.startswith(PRIVATE):  # "Anonymous:     116 kB"
                 private += int(line.split()[1]) << 10
-            elif line.startswith(SHARED):
-                shared += int(line.split()[1]) << 10
-    return private, shared
+        for line in read(f"/proc/{pid}/maps").splitlines():
+            addresses, rights, _, device, inode, *path = line.split(maxsplit=5)
+            if rights.endswith("s") and path and path[0].startswith(SHARED):
+                with contextlib.suppress(OSError):
+                    shared[device, inode] = os.stat(f"/proc/{pid}/map_files/{addresses}").st_blocks * 512
+    return private, sum(shared.values())
 
 
 def tmpfs(pid: int, others: Collection[str]) -> int:
