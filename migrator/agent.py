@@ -33,6 +33,7 @@ from migrator.migrations import Here, Migrations
 from migrator.network import VethNetwork
 from migrator.peer import GrpcPeer
 from migrator.preparation import SourcePorts
+from migrator.returning import Returns
 from migrator.runc import OciRuntime
 from migrator.server import PeerServer, Servicer
 from voyfs.core.bandwidth import MOST
@@ -92,7 +93,8 @@ class Agent:
             self._here,
         )
         self._local = LocalServer(settings.socket, self._handle)
-        servicer = Servicer(self._holder, self._migrations.outcome_of)
+        self._returns = Returns(self._migrations, journal, self._connect)
+        servicer = Servicer(self._holder, self._migrations.outcome_of, self._returns.give_back)
         self._metrics: MetricsServer | None = None
         try:
             if settings.metrics:
@@ -179,6 +181,9 @@ class Agent:
                 yield {}
             case "abort":
                 yield {"migration": self._migrations.abort(request["migration"])}
+            case "rollback":
+                yield from ({"event": event} for event in self._returns.roll_back(request["migration"]))
+                yield {}
             case "follow":
                 migration = request["migration"] or self._migrations.newest()
                 yield from ({"event": event} for event in self._migrations.follow(migration))

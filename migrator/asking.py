@@ -15,7 +15,9 @@ import typer
 from rich.console import Console
 
 from migrator import local, show
+from migrator.core import limits
 from migrator.core.address import parse_address
+from migrator.core.duration import parse_duration
 from migrator.core.errors import CheckFailed, GroupGivenUp, MigratorError, Remaining, by_kind, describe
 from migrator.core.hook import Mode
 from migrator.core.memory import Memory
@@ -64,6 +66,14 @@ def rate(text: str, hint: str) -> int:
     """Bytes a second; raises what typer shows."""
     try:
         return parse_rate(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
+
+
+def duration(text: str, hint: str) -> float:
+    """Seconds; raises what typer shows for what is no length of time."""
+    try:
+        return parse_duration(text, limits.WINDOW_SECONDS)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=hint) from None
 

@@ -120,6 +120,14 @@ def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
     memory: MemoryMode = Memory.AUTO,
     compress: Compress = False,
+    failback_window: Annotated[
+        str,
+        typer.Option(
+            "--failback-window",
+            metavar="SECONDS|DURATION",
+            help="Keep the source's copy for so long after the commit (90, 15m, 12h, 2d), for 'migrator rollback'.",
+        ),
+    ] = "0",
     as_json: Json = False,
     socket: Socket = SOCKET,
 ) -> None:
@@ -142,6 +150,7 @@ def migrate(
         "network": network,
         "memory": str(memory),
         "compress": compress,
+        "failback_window": asking.duration(failback_window, "--failback-window"),
     }
     if group:
         asking.move_together(socket, as_json, group=containers, target=target, options=options)
@@ -215,6 +224,16 @@ def abort(
         asking.print_json(reply["migration"])
     else:
         print(f"migration {migration} was given up: container {reply['migration']['container']} runs on this host")
+
+
+@app.command()
+def rollback(
+    migration: Annotated[str, typer.Argument(metavar="ID", help="A migration from this host that is committed.")],
+    as_json: Json = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Brings a container back after its commit, with all that it did on the target, while this host has its copy."""
+    asking.follow(socket, as_json, "rollback", migration=migration)
 
 
 @app.command()

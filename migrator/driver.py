@@ -33,6 +33,7 @@ from migrator.core.plan import Container, ImagePiece
 from migrator.core.prediction import Prediction, outcome
 from migrator.exports import Exports
 from migrator.group import Alone, Company
+from migrator.keeping import clear_away, last_step
 from migrator.ports import Dump, Peer, Publish, Record, Report, SourceLink
 from migrator.preparation import SourcePorts, Task, order_for, survey
 from migrator.recorder import Counter, Recorder
@@ -75,6 +76,7 @@ class Driver:
         self._company = Alone() if join is None else join(self.withdraw)
         self.missing_bytes: int | None = None  # on the target's disk, once it has told
         self._prediction: Prediction | None = None  # also after a restart, which forgets it
+        self._kept_until = 0.0  # end of the failback window, in seconds since the epoch; 0: there is none
 
     def run(self) -> dict[str, Any]:
         """Migrate; the result as JSON. On an error before commit the source runs again when it is raised."""
@@ -100,9 +102,18 @@ class Driver:
         finally:
             self._close()
 
-    def go_on(self, phase: Phase, container: Container, identity: Identity | None, exports: Exports) -> dict[str, Any]:
+    def go_on(
+        self,
+        phase: Phase,
+        container: Container,
+        identity: Identity | None,
+        exports: Exports,
+        kept_until: float = 0.0,
+    ) -> dict[str, Any]:
         """Go on after a restart of the agent, from COMMIT or later."""
         self.phase, self._container, self._identity, self._exports = phase, container, identity, exports
+        # A group's decision may be all that was written, and it tells of no window.
+        self._kept_until = kept_until or (self._window_end() if phase is Phase.COMMIT else 0.0)
         self._record = self._journal()
         try:
             if phase is not Phase.COMMIT:  # until then the target may still fetch pages
@@ -298,10 +309,16 @@ class Driver:
             self._company.decide(self._check_stopping, self._enter_commit)
 
     def _enter_commit(self) -> None:
+        self._kept_until = self._window_end()
+        facts = {"kept_until": self._kept_until} if self._kept_until else {}
         if self._company.committed:  # elsewhere: this line only repeats it
-            self._advance_anyway(Step.DECIDED)
+            self._advance_anyway(Step.DECIDED, **facts)
         else:
-            self._advance(Step.DECIDED, durable=True)
+            self._advance(Step.DECIDED, durable=True, **facts)
+
+    def _window_end(self) -> float:
+        window = self.task.options.failback_window
+        return self._ports.clock.wall() + window if window else 0.0
 
     # From here on there is no way back.
 
@@ -391,9 +408,12 @@ class Driver:
                     self._insist(lambda: self._advance(Step.HYDRATED, durable=True))
             with self._recorder.phase(Phase.DETACH):
                 self._insist(self._let_go)
-                self._insist(self._clear_away)
-            result = self.result()
-            self._insist(lambda: self._advance(Step.RELEASED, durable=True, result=result))
+                self._insist(self._release)
+                step = last_step(self._ports, self.task.migration, self._kept_until)
+                if step is not Step.KEPT:
+                    self._insist(self._clear_away)
+            result = self.result(step)
+            self._insist(lambda: self._advance(step, durable=True, result=result))
             return result
         except Stranded:
             raise
@@ -406,6 +426,8 @@ class Driver:
 
     def _hydrate(self, counter: Counter) -> None:
         assert self._exports is not None
+        if self._is_back():
+            return
         self._exports.watch()  # they may have died with an earlier run of the agent
         for progress in self._peer.hydrate(self.task.migration):
             self._check_stopping()
@@ -413,22 +435,28 @@ class Driver:
             self.missing_bytes = progress.bytes_total - progress.bytes_present
             self._recorder.tell("progress", phase=Phase.HYDRATE, **progress.to_json())
 
-    def _clear_away(self) -> None:
+    def _is_back(self) -> bool:
+        """Whether the container has come back, with all of its disk: then nobody needs this host's export any more."""
+        return self._ports.places.arrival(self.task.migration) in RELEASED
+
+    def _release(self) -> None:
         assert self._exports is not None
-        assert self._container is not None
         with self._recorder.step(Phase.DETACH, "release"):
             if not self._exports.wait_released(limits.RELEASE_SECONDS):
                 self._exports.stop()
-        with self._recorder.step(Phase.DETACH, "leave"):
-            self._ports.places.leave(self._container.bundle, keep=not self.task.options.remove_source)
-        if self.task.options.remove_source:
-            with self._recorder.step(Phase.DETACH, "remove the source's root"):
-                self._ports.disk.remove(self._container.root)
+
+    def _clear_away(self) -> None:
+        assert self._container is not None
+        with self._recorder.step(Phase.DETACH, "clear away"):
+            clear_away(self._ports, self._container, self.task.options)
 
     def _let_go(self) -> None:
         """The target verifies, and releases the export; nothing to do if it had, before a restart or a lost answer."""
         assert self._exports is not None
         migration = self.task.migration
+        if self._is_back():
+            self._exports.stop()
+            return
         hold = self._peer.standing(migration)
         if hold is Hold.LEFT:  # it has moved on, and there was nobody to release the export
             self._exports.stop()
@@ -524,14 +552,15 @@ class Driver:
         self._peer.close()
         self._pool.shutdown(wait=False)
 
-    def result(self) -> dict[str, Any]:
-        """What came of it, as JSON."""
+    def result(self, step: Step) -> dict[str, Any]:
+        """What came of it, as JSON; STEP is the last."""
         timeline = self._recorder.timeline.to_json()
         return {
             "migration": self.task.migration,
             "container": self.task.container,
             "target": self._peer.address,
-            "outcome": "moved",
+            "outcome": "returned" if step is Step.CAME_BACK else "moved",
+            "kept_until": (self._kept_until or None) if step is Step.KEPT else None,
             "memory": self._memory,
             "image_bytes": self._image_bytes,
             "prediction": outcome(self._prediction.to_json(), timeline) if self._prediction else None,

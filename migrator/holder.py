@@ -16,13 +16,13 @@ from typing import Any
 
 import structlog
 
-from migrator import mounting
+from migrator import mounting, places
 from migrator.core import bundle, limits
 from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
 from migrator.core.hook import Mode, Stage
 from migrator.core.host import Needs
 from migrator.core.identity import Identity
-from migrator.core.phases import OPENED, Hold, Word, target_step
+from migrator.core.phases import HOME, OPENED, Hold, Word, target_step
 from migrator.core.plan import ImagePiece, Order, Progress, is_name
 from migrator.core.preflight import TargetFacts
 from migrator.ports import (
@@ -106,7 +106,7 @@ class Holder:
         """What is here, and what is in the way of a container that NEEDS something of its host."""
         if not is_name(container):
             raise Refused(f"'{container}' is no name of a container")
-        ports, directory = self._ports, str(self._containers / container)
+        ports, directory = self._ports, self._place_for(container)
         conflicts = (False, False, True, ()) if identity is None else ports.network.conflicts(identity)
         namespace, port, bridge, addresses = conflicts
         host = ports.runtime.facts("target", ports.disk.problem())
@@ -130,7 +130,7 @@ class Holder:
         ports, steps = self._ports, Steps(self._ports.clock)
         if not (is_name(order.container) and is_name(order.migration)):
             raise Refused(f"'{order.container}' or '{order.migration}' is no name")
-        directory = str(self._containers / order.container)
+        directory = self._place_for(order.container)
         # Also checked by the source; but what is here already must never be taken for ours, and discarded.
         if ports.runtime.exists(order.container) or ports.disk.taken(directory):
             raise Taken(f"the target already has a container called {order.container}, or its {directory}")
@@ -158,6 +158,9 @@ class Holder:
         finally:
             move.lock.release()
         return steps.report()
+
+    def _place_for(self, container: str) -> str:
+        return places.place_for(container, self._containers, self._ports.disk, self._ports.journal)
 
     def _build(self, move: Move, order: Order, steps: Steps) -> None:
         ports, directory = self._ports, PurePosixPath(move.directory)
@@ -343,8 +346,12 @@ class Holder:
         for migration in self._ports.journal.migrations():
             history = self._ports.journal.read(migration)
             first, last = history[0], history[-1]["decision"]
-            if first.get("side") == "target" and first["directory"] == directory and last in _HOME:
+            if first.get("side") == "target" and first["directory"] == directory and last in HOME:
                 self._leave(self._at_home(migration, history), keep=keep)
+
+    def arrival(self, migration: str) -> Hold:
+        """See ports.Places."""
+        return places.arrival(migration, self._ports.journal)
 
     def _leave(self, move: Move, *, keep: bool) -> None:
         move.leaving = True
@@ -530,7 +537,6 @@ def _volumes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 _ENDED = frozenset({Hold.DETACHED, Hold.LEFT, Hold.DISCARDED})
-_HOME = frozenset({Hold.OPEN, Hold.DETACHED})
 _UNDER_WAY = frozenset({Hold.PREPARED, Hold.RESTORING, Hold.HELD})
 _MAKING = frozenset({Hold.PREPARED, Hold.RESTORING})  # what is not whole yet can be taken apart while it is made
 _CLAIMED = _UNDER_WAY | {Hold.ABSENT}  # ABSENT: its preparation has only begun

@@ -30,6 +30,7 @@ from migrator.exports import Exports
 from migrator.feed import Feed
 from migrator.group import SIDE, Group, Settled
 from migrator.holder import Holder
+from migrator.keeping import Keeper, kept_until
 from migrator.ports import AskingPeer, Journal, Peer
 from migrator.preparation import SourcePorts, Task, survey
 from migrator.tally import Tally
@@ -68,6 +69,7 @@ class Migrations:
         self._connect = connect
         self._here = here
         self.tally = Tally()
+        self._keeper = Keeper(ports, journal)
         self._lock = threading.Lock()
         self._feeds: dict[str, Feed] = {}
         self._drivers: dict[str, Driver] = {}  # under way
@@ -143,7 +145,7 @@ class Migrations:
     def abort(self, migration: str) -> dict[str, Any]:
         """Give a migration of this host up; what it came to, when that has happened. Raises TooLate once it is decided.
 
-        Nothing to do where it went back before.
+        Nothing to do where it went back before, or the container has come back since.
         """
         with self._lock:
             driver, feed = self._drivers.get(migration), self._feeds.get(migration)
@@ -158,7 +160,7 @@ class Migrations:
                 remedy=f"abort it on {known['peer']}",
             )
         phase = Phase(known["phase"])
-        if phase in DECIDED:
+        if phase in DECIDED and phase is not Phase.RETURNED:
             raise too_late(phase, migration, known["container"], known["peer"])
         return known
 
@@ -184,7 +186,7 @@ class Migrations:
             "active": migration in self._feeds and migration in self._containers.values(),
         }
         for entry in entries:
-            known.update({key: entry[key] for key in ("result", "error") if key in entry})
+            known.update({key: entry[key] for key in ("result", "error", "kept_until") if key in entry})
         known["advice"] = advise(known["phase"], migration, known["container"], known["peer"])
         with self._lock:
             feed = self._feeds.get(migration)
@@ -220,13 +222,19 @@ class Migrations:
         """Pick up what an earlier run left, each in a thread of its own: undecided ones go back, decided ones on."""
         for migration, entries in self._decisions.unended():
             try:
-                self._recover(migration, entries[0], *self._decisions.standing(entries))
+                self._recover(migration, entries, *self._decisions.standing(entries))
             except MigratorError as error:
                 log.error("cannot pick up a migration", migration=migration, error=error.message)
             except Exception:  # a journal that lacks something; the others must not wait for it
                 log.exception("cannot pick up a migration", migration=migration)
 
-    def _recover(self, migration: str, first: Mapping[str, Any], phase: Phase, verdict: Verdict | None) -> None:
+    def _recover(
+        self, migration: str, entries: Sequence[Mapping[str, Any]], phase: Phase, verdict: Verdict | None
+    ) -> None:
+        if phase is Phase.KEEP:
+            self._keeper.keep(migration)
+            return
+        first = entries[0]
         container = Container.from_json(first["container"])
         identity = Identity.from_json(first["identity"]) if first["identity"] else None
         exports = Exports.adopt(self._ports.disk, first["exports"])
@@ -236,7 +244,7 @@ class Migrations:
 
         def act(driver: Driver) -> dict[str, Any]:
             if phase in DECIDED:
-                return driver.go_on(phase, container, identity, exports)
+                return driver.go_on(phase, container, identity, exports, kept_until(entries))
             return driver.go_back(container, identity, exports)
 
         log.info("picking up", migration=migration, container=container.name, phase=phase)
@@ -244,8 +252,12 @@ class Migrations:
         self._begin(task, peer, act, lambda: self._journal.reopen(migration), join)
 
     def ask_around(self) -> None:
-        """Ask the sources of undecided migrations for their decision, until the agent stops."""
+        """Ask the sources of undecided migrations for their decision, until the agent stops.
+
+        And clear away what is kept here of containers that have moved on, when its time has come.
+        """
         while not self._ports.clock.wait(limits.RETRY_SECONDS[-1]):
+            self._keeper.sweep()
             for move in self._holder.undecided():
                 try:
                     peer = self._connect(move.source_agent)
@@ -305,6 +317,8 @@ class Migrations:
                 with self._lock:
                     self._drivers[task.migration] = driver
                 last = {"event": "result", "result": act(driver)}
+                if driver.phase is Phase.KEEP:
+                    self._keeper.keep(task.migration)
             except BaseException as error:
                 last = {"event": "error", **describe(error)}
                 if not isinstance(error, MigratorError):

@@ -20,7 +20,7 @@ from migrator.core.errors import PeerRefused, PeerUnreachable
 from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Outcome
-from migrator.core.plan import ImagePiece, Order, Progress
+from migrator.core.plan import ImagePiece, Options, Order, Progress
 from migrator.core.prediction import Link
 from migrator.core.preflight import TargetFacts
 from migrator.generated import migrator_pb2 as pb
@@ -174,6 +174,15 @@ class GrpcPeer:
         """Asked by a target: what was decided?"""
         reply = self._call(self._stub.Outcome, pb.Word(migration=migration), limits.CALL_SECONDS)
         return _OUTCOMES.get(reply.outcome, Outcome.UNDECIDED)
+
+    def give_back(self, migration: str, options: Options) -> Iterator[Mapping[str, Any]]:
+        """See ports.AskingPeer."""
+        self._connect()
+        try:
+            for message in self._stub.GiveBack(wire.options_to_wire(migration, options)):
+                yield wire.event_from_wire(message)
+        except grpc.RpcError as error:
+            raise wire.error_from_rpc(error, self.address) from None
 
     def cancel(self) -> None:
         """See ports.Peer."""

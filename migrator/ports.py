@@ -14,7 +14,7 @@ from migrator.core.hook import Stage
 from migrator.core.host import Needs, Traits
 from migrator.core.identity import Identity
 from migrator.core.phases import Hold, Outcome
-from migrator.core.plan import Container, ImagePiece, Order, Progress
+from migrator.core.plan import Container, ImagePiece, Options, Order, Progress
 from migrator.core.prediction import Link
 from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.core.timeline import Measured
@@ -354,6 +354,9 @@ class Places(Protocol):
         KEEP its files, if all of them are here, as a plain tree. Nothing to do if it did not come by migration.
         """
 
+    def arrival(self, migration: str) -> Hold:
+        """How far the container of a migration from here has come back by a later one; ABSENT where it does not."""
+
 
 class Hooks(Protocol):
     """Programs of this host's operator."""
@@ -455,10 +458,13 @@ class Peer(Protocol):
 
 
 class AskingPeer(Peer, Protocol):
-    """Any agent: a target asks its source, too."""
+    """Any agent: a target asks its source, too, and a source asks for what it has committed."""
 
     def outcome(self, migration: str) -> Outcome:
         """What the source decided."""
+
+    def give_back(self, migration: str, options: Options) -> Iterator[Mapping[str, Any]]:
+        """Move the container of a migration to there back to its source; what that tells, as JSON, to its end."""
 
 
 Publish = Callable[[Mapping[str, Any]], None]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -22,6 +22,7 @@ from migrator.core.address import join_address
 from migrator.core.argv import Tls
 from migrator.core.errors import CannotListen, Insecure, MigratorError
 from migrator.core.phases import Outcome
+from migrator.core.plan import Options
 from migrator.generated import migrator_pb2 as pb
 from migrator.generated.migrator_pb2_grpc import PeerServicer, add_PeerServicer_to_server
 from migrator.holder import Holder
@@ -29,11 +30,13 @@ from migrator.peer import OPTIONS
 
 log = structlog.get_logger(__name__)
 
-# Each migration uses two calls at once at most, and a hydration holds one for its length; more wait their turn.
+# Each migration uses two calls at once at most, and a hydration or a way back holds one for its length; more wait their
+# turn.
 THREADS = 32
 STOP_SECONDS = 2.0
 
 OutcomeOf = Callable[[str], Outcome]
+GiveBack = Callable[[str, Options], Iterator[Mapping[str, Any]]]
 _OUTCOMES = {
     Outcome.UNDECIDED: pb.UNDECIDED,
     Outcome.COMMITTED: pb.COMMITTED,
@@ -44,10 +47,11 @@ _OUTCOMES = {
 class Servicer(PeerServicer):
     """See protos/migrator.proto."""
 
-    def __init__(self, holder: Holder, outcome_of: OutcomeOf) -> None:
-        """OUTCOME_OF answers a target's question from the source's journal."""
+    def __init__(self, holder: Holder, outcome_of: OutcomeOf, give_back: GiveBack) -> None:
+        """OUTCOME_OF answers a target's question from the source's journal; GIVE_BACK sends its container back."""
         self._holder = holder
         self._outcome_of = outcome_of
+        self._give_back = give_back
 
     def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
         identity = wire.identity_from_wire(request.identity) if request.HasField("identity") else None
@@ -119,6 +123,11 @@ class Servicer(PeerServicer):
     def Outcome(self, request: pb.Word, context: grpc.ServicerContext) -> pb.OutcomeReply:
         with _errors(context, request.migration):
             return pb.OutcomeReply(outcome=_OUTCOMES[self._outcome_of(request.migration)])
+
+    def GiveBack(self, request: pb.GiveBackRequest, context: grpc.ServicerContext) -> Iterator[pb.Event]:
+        with _errors(context, request.migration):
+            for event in self._give_back(request.migration, wire.options_from_wire(request)):
+                yield wire.event_to_wire(event)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ It must not know where the events come from.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -90,6 +91,10 @@ def _progress(event: Mapping[str, Any]) -> str:
     return f"{share}({human_bytes(present)} of {human_bytes(total)}), {human_bytes(event['rate'])}/s{eta}"
 
 
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
 def print_result(console: Console, result: Mapping[str, Any]) -> None:
     """The end of a successful migration."""
     timeline = result["timeline"]
@@ -104,6 +109,10 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"downtime: {milliseconds(down)} (from the pause to the open network)")
     if (gap := timeline.get("gap_s")) is not None:
         console.print(f"client's gap: {milliseconds(gap)} (from the pause to the first data the container sent again)")
+    if result.get("kept_until"):
+        until = _clock(result["kept_until"])
+        undo = f"until then 'migrator rollback {result['migration']}' brings the container back"
+        console.print(f"the source keeps its copy until {until}; {undo}", soft_wrap=True, highlight=False)
     if result.get("prediction") is not None:
         print_prediction(console, result["prediction"])
 
@@ -161,6 +170,8 @@ def print_advice(console: Console, known: Mapping[str, Any]) -> None:
     """What is missing on the target, and what can be done."""
     if known.get("missing_bytes"):
         console.print(f"{human_bytes(known['missing_bytes'])} of its disk exist on the source alone", soft_wrap=True)
+    if known.get("kept_until") and known["phase"] not in ("done", "returned"):
+        console.print(f"its copy is kept here until {_clock(known['kept_until'])}", soft_wrap=True, highlight=False)
     if known.get("advice"):
         console.print(known["advice"], soft_wrap=True, highlight=False)
 

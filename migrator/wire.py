@@ -14,13 +14,14 @@ import grpc
 import zstandard
 
 from migrator.core import limits
-from migrator.core.errors import MigratorError, PeerRefused, PeerUnreachable, TransferFailed, by_kind
+from migrator.core.errors import MigratorError, PeerRefused, PeerUnreachable, Refused, TransferFailed, by_kind
+from migrator.core.hook import Mode
 from migrator.core.host import Needs, Traits
 from migrator.core.identity import Address, Identity, Route
-from migrator.core.plan import ImagePiece, Order, Progress
+from migrator.core.plan import ImagePiece, Options, Order, Progress
 from migrator.core.preflight import HostFacts, TargetFacts
 from migrator.core.timeline import Measured
-from migrator.core.volumes import Volume
+from migrator.core.volumes import CHOICES, Volume
 from migrator.generated import migrator_pb2 as pb
 from migrator.ports import Report
 
@@ -288,6 +289,45 @@ def progress_from_wire(message: pb.Progress) -> Progress:
         eta=message.eta if message.HasField("eta") else None,
         complete=message.complete,
     )
+
+
+def options_to_wire(migration: str, options: Options) -> pb.GiveBackRequest:
+    """What the way back is asked for: neither how memory moves, nor what becomes of the copy that stays behind."""
+    return pb.GiveBackRequest(
+        migration=migration,
+        verify=options.verify,
+        volumes=options.volumes,
+        network=options.network,
+        compress=options.compress,
+    )
+
+
+def options_from_wire(message: pb.GiveBackRequest) -> Options:
+    """See `options_to_wire`; raises Refused for what no command line would take."""
+    try:
+        network = Mode(message.network)
+    except ValueError as error:
+        raise Refused(f"the way back was asked for with an option that is none: {error}") from None
+    volumes = dict(message.volumes)
+    if any(kind not in CHOICES for kind in volumes.values()):
+        raise Refused("the way back was asked for with a volume that is treated as none can be")
+    return Options(verify=message.verify, volumes=volumes, network=network, compress=message.compress)
+
+
+def event_to_wire(event: Mapping[str, Any]) -> pb.Event:
+    """As the command line gets it."""
+    return pb.Event(json=json.dumps(event).encode())
+
+
+def event_from_wire(message: pb.Event) -> Mapping[str, Any]:
+    """See `event_to_wire`; raises MigratorError for what tells of no migration."""
+    try:
+        event = json.loads(message.json)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or not all(isinstance(event.get(key), str) for key in ("event", "migration")):
+        raise MigratorError("the other agent told something that is no event")
+    return event
 
 
 def error_to_metadata(error: MigratorError) -> tuple[tuple[str, str | bytes], ...]:

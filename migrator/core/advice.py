@@ -5,13 +5,14 @@ Pure: states in, a line out. It must not know how a migration came there.
 
 from __future__ import annotations
 
-from migrator.core.errors import TooLate
-from migrator.core.phases import DECIDED, Hold, Phase
+from migrator.core.errors import MigratorError, Refused, TooLate
+from migrator.core.phases import DECIDED, REVERSIBLE, Hold, Phase
 
 
 def advise(phase: str, migration: str, container: str, peer: str) -> str:
     """What happens next by itself, and the command for whoever cannot wait; empty where it has ended well."""
     back = f"bring it back with 'migrator migrate {container} THIS-HOST' on {peer}"
+    undo = f"'migrator rollback {migration}' brings it back"
     match phase:
         case Phase.PREPARE | Phase.FREEZE | Phase.DUMP | Phase.RESTORE:
             return f"'migrator abort {migration}' lets the container go on here"
@@ -20,7 +21,9 @@ def advise(phase: str, migration: str, container: str, peer: str) -> str:
         case Phase.COMMIT:
             return f"it is decided, and the container goes on on {peer} as soon as the agent there answers: start that"
         case Phase.HYDRATE | Phase.DETACH:
-            return f"the container runs on {peer}, and its disk follows by itself; keep this host up, or {back}"
+            return f"the container runs on {peer}, and its disk follows by itself: keep this host up; {undo}"
+        case Phase.KEEP:
+            return f"the container runs on {peer}, and this host keeps its copy; {undo}"
         case Phase.DONE:
             return f"the container runs on {peer}; {back}"
         case Hold.PREPARED | Hold.RESTORING | Hold.HELD:
@@ -38,3 +41,26 @@ def too_late(phase: Phase, migration: str, container: str, peer: str) -> TooLate
         f"migration {migration} is in '{phase}': container {container} is the target's",
         remedy=advise(phase, migration, container, peer),
     )
+
+
+def no_way_back(phase: Phase, migration: str, container: str, peer: str) -> MigratorError:
+    """Why a container cannot be brought back by `migrator rollback`, and what can be done instead."""
+    assert phase not in REVERSIBLE
+    match phase:
+        case Phase.DONE:
+            return TooLate(
+                f"migration {migration} is over, and this host keeps nothing of container {container} for it",
+                remedy=advise(phase, migration, container, peer),
+            )
+        case Phase.RETURNED | Phase.ROLLBACK | Phase.ROLLED_BACK:
+            return Refused(f"migration {migration} is in '{phase}': container {container} is this host's already")
+        case Phase.COMMIT:
+            return Refused(
+                f"migration {migration} is being handed over: container {container} is not open on {peer} yet",
+                remedy="try again in a moment",
+            )
+        case _:
+            return Refused(
+                f"migration {migration} is not committed: container {container} is this host's",
+                remedy=f"give it up with 'migrator abort {migration}'",
+            )

@@ -167,9 +167,9 @@ class Aborted(MigratorError):
 
 
 class TooLate(MigratorError):
-    """It was to be given up, but is committed; the remedy says what is possible."""
+    """It was to be given up, but is committed, or taken back, but is over; the remedy says what is possible."""
 
-    status, meaning = 38, "too late to abort: the container is the target's"
+    status, meaning = 38, "too late to abort, or to roll back: the container is the target's"
 
 
 class CannotListen(MigratorError):

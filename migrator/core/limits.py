@@ -65,6 +65,10 @@ PAGES_SECONDS: Final = 2.0
 
 # Between two looks whether the trees are served: what a reader waits for one that has died, beside its start.
 WATCH_SECONDS: Final = 0.5
+
+# How long a source may be asked to keep its copy after the commit: by then nobody wants the older state.
+WINDOW_SECONDS: Final = 30 * 86400.0
+
 RELEASE_SECONDS: Final = 15.0  # from detach to the exit of the export
 
 # How long a commit waits for the container's first data, which tells the client's gap. On a busy connection it has come

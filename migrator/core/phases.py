@@ -22,6 +22,12 @@ lost before the word "commit", the target refuses to open; if afterwards, its co
 zero that is none. Either way the source stays in COMMIT, its copy as it was at the freeze: what the target's did since
 is lost with it, and whether the older state is worth resuming is an operator's question, as below.
 
+A container that has been committed comes back by another migration (`migrator rollback`), driven by the target, with
+tables of its own. The forward one goes on serving its files until the target has left, and what the container had here
+is kept for as long as that takes, and for the failback window (KEEP). The way back does not begin before the source's
+first copy is destroyed: a runtime knows one container of a name, so the target of the way back refuses "prepare" until
+then. Tests explore both migrations together.
+
 What the tables do not have is a host that loses its memory. A target that loses power between RESTORED and "commit"
 has HELD in its journal, and no copy; one that loses its disk has neither. A source in COMMIT that hears so stops
 insisting: its own copy is intact and frozen, for it is destroyed only when the target has opened (I4). It does not
@@ -51,7 +57,9 @@ class Phase(StrEnum):
     COMMIT = "commit"  # decided, durably: the container is the target's
     HYDRATE = "hydrate"  # the source's copy is gone; only its files are still needed
     DETACH = "detach"  # nothing is missing on the target; verifying, releasing
+    KEEP = "keep"  # the target needs this host no more; its copy is kept: as long as asked, or while it comes back
     DONE = "done"
+    RETURNED = "returned"  # the container is here again, by a later migration; nothing of this one is left
     ROLLBACK = "rollback"  # given up before commit: the target is told, then the source resumes
     ROLLED_BACK = "rolled-back"  # the source's copy runs again
 
@@ -65,7 +73,9 @@ class Step(StrEnum):
     DECIDED = "decided"  # the target holds a restored copy, and the decision is on disk
     OPENED = "opened"  # the target runs, the source's copy is gone
     HYDRATED = "hydrated"
+    KEPT = "kept"
     RELEASED = "released"
+    CAME_BACK = "came-back"
     GIVE_UP = "give-up"
     RESUMED = "resumed"
 
@@ -76,7 +86,7 @@ class Copy(StrEnum):
     NONE = "none"
     RUNS = "runs"
     HELD = "held"  # exists, frozen, network cut: can be made to run, or be destroyed
-    ELSEWHERE = "elsewhere"  # it ran here, and has moved on by a later migration, whose tables answer for it
+    ELSEWHERE = "elsewhere"  # a later migration has moved it on, or back, and its tables answer for it
 
 
 class Hold(StrEnum):
@@ -120,6 +130,10 @@ SOURCE: Final[Mapping[tuple[Phase, Step], Phase]] = {
     (Phase.COMMIT, Step.OPENED): Phase.HYDRATE,
     (Phase.HYDRATE, Step.HYDRATED): Phase.DETACH,
     (Phase.DETACH, Step.RELEASED): Phase.DONE,
+    (Phase.DETACH, Step.KEPT): Phase.KEEP,
+    (Phase.DETACH, Step.CAME_BACK): Phase.RETURNED,
+    (Phase.KEEP, Step.RELEASED): Phase.DONE,
+    (Phase.KEEP, Step.CAME_BACK): Phase.RETURNED,
     (Phase.PREPARE, Step.GIVE_UP): Phase.ROLLBACK,
     (Phase.FREEZE, Step.GIVE_UP): Phase.ROLLBACK,
     (Phase.DUMP, Step.GIVE_UP): Phase.ROLLBACK,
@@ -157,7 +171,9 @@ SOURCE_COPY: Final[Mapping[Phase, Copy]] = {
     Phase.COMMIT: Copy.HELD,  # until it is destroyed; it never runs again
     Phase.HYDRATE: Copy.NONE,
     Phase.DETACH: Copy.NONE,
+    Phase.KEEP: Copy.NONE,
     Phase.DONE: Copy.NONE,
+    Phase.RETURNED: Copy.ELSEWHERE,
     Phase.ROLLBACK: Copy.HELD,
     Phase.ROLLED_BACK: Copy.RUNS,
 }
@@ -182,7 +198,9 @@ MAY_SEND: Final[Mapping[Phase, frozenset[Word]]] = {
     Phase.COMMIT: frozenset({Word.COMMIT}),
     Phase.HYDRATE: frozenset({Word.COMMIT}),
     Phase.DETACH: frozenset({Word.DETACH}),
+    Phase.KEEP: frozenset(),
     Phase.DONE: frozenset(),
+    Phase.RETURNED: frozenset(),
     Phase.ROLLBACK: frozenset({Word.ABORT}),
     Phase.ROLLED_BACK: frozenset({Word.ABORT}),
 }
@@ -191,8 +209,14 @@ MAY_SEND: Final[Mapping[Phase, frozenset[Word]]] = {
 OPENED: Final = frozenset({Hold.OPEN, Hold.DETACHED, Hold.LEFT})
 # The target needs nothing of the source any more.
 RELEASED: Final = frozenset({Hold.DETACHED, Hold.LEFT})
-DECIDED: Final = frozenset({Phase.COMMIT, Phase.HYDRATE, Phase.DETACH, Phase.DONE})
-ENDED: Final = frozenset({Phase.DONE, Phase.ROLLED_BACK})
+DECIDED: Final = frozenset({Phase.COMMIT, Phase.HYDRATE, Phase.DETACH, Phase.KEEP, Phase.DONE, Phase.RETURNED})
+ENDED: Final = frozenset({Phase.DONE, Phase.RETURNED, Phase.ROLLED_BACK})
+# The target runs, and this host still has its copy of the data.
+REVERSIBLE: Final = frozenset({Phase.HYDRATE, Phase.DETACH, Phase.KEEP})
+# Of a migration to this host: its container lives here.
+HOME: Final = frozenset({Hold.OPEN, Hold.DETACHED})
+# Of a migration to this host: it may come yet, or has come and its disk is not whole.
+COMING: Final = frozenset({Hold.PREPARED, Hold.RESTORING, Hold.HELD, Hold.OPEN})
 
 _State = TypeVar("_State", Phase, Hold)
 _Input = TypeVar("_Input", Step, Word)

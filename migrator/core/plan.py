@@ -78,6 +78,7 @@ class Options:
     memory: str = "auto"  # a core.memory.Memory
     network: str = Mode.VETH  # how the network is treated: a core.hook.Mode
     compress: bool = False  # images on their way
+    failback_window: float = 0.0  # seconds from the commit on for which the source keeps its copy of the data
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

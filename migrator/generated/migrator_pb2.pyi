@@ -302,6 +302,33 @@ class StandingReply(_message.Message):
     hold: str
     def __init__(self, hold: _Optional[str] = ...) -> None: ...
 
+class GiveBackRequest(_message.Message):
+    __slots__ = ("migration", "verify", "volumes", "network", "compress")
+    class VolumesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    COMPRESS_FIELD_NUMBER: _ClassVar[int]
+    migration: str
+    verify: bool
+    volumes: _containers.ScalarMap[str, str]
+    network: str
+    compress: bool
+    def __init__(self, migration: _Optional[str] = ..., verify: _Optional[bool] = ..., volumes: _Optional[_Mapping[str, str]] = ..., network: _Optional[str] = ..., compress: _Optional[bool] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: bytes
+    def __init__(self, json: _Optional[bytes] = ...) -> None: ...
+
 class OutcomeReply(_message.Message):
     __slots__ = ("outcome",)
     OUTCOME_FIELD_NUMBER: _ClassVar[int]

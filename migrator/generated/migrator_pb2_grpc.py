@@ -104,6 +104,11 @@ class PeerStub:
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
                 response_deserializer=migrator_dot_generated_dot_migrator__pb2.OutcomeReply.FromString,
                 _registered_method=True)
+        self.GiveBack = channel.unary_stream(
+                '/migrator.v1.Peer/GiveBack',
+                request_serializer=migrator_dot_generated_dot_migrator__pb2.GiveBackRequest.SerializeToString,
+                response_deserializer=migrator_dot_generated_dot_migrator__pb2.Event.FromString,
+                _registered_method=True)
 
 
 class PeerServicer:
@@ -207,6 +212,14 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GiveBack(self, request, context):
+        """Asked by the source of the target: move the container that has come by this migration back to where it came from.
+        Tells of that to its end, and goes on when it is not listened to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -279,6 +292,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Outcome,
                     request_deserializer=migrator_dot_generated_dot_migrator__pb2.Word.FromString,
                     response_serializer=migrator_dot_generated_dot_migrator__pb2.OutcomeReply.SerializeToString,
+            ),
+            'GiveBack': grpc.unary_stream_rpc_method_handler(
+                    servicer.GiveBack,
+                    request_deserializer=migrator_dot_generated_dot_migrator__pb2.GiveBackRequest.FromString,
+                    response_serializer=migrator_dot_generated_dot_migrator__pb2.Event.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -659,6 +677,33 @@ class Peer:
             '/migrator.v1.Peer/Outcome',
             migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
             migrator_dot_generated_dot_migrator__pb2.OutcomeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/migrator.v1.Peer/GiveBack',
+            migrator_dot_generated_dot_migrator__pb2.GiveBackRequest.SerializeToString,
+            migrator_dot_generated_dot_migrator__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,10 @@ class PeerStub:
     """Where the migration stands on the target."""
     Outcome: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.OutcomeReply]
     """Asked by the target of the source: what was decided?"""
+    GiveBack: _grpc.UnaryStreamMultiCallable[_migrator_pb2.GiveBackRequest, _migrator_pb2.Event]
+    """Asked by the source of the target: move the container that has come by this migration back to where it came from.
+    Tells of that to its end, and goes on when it is not listened to.
+    """
 
 @_typing.type_check_only
 class PeerAsyncStub(PeerStub):
@@ -98,6 +102,10 @@ class PeerAsyncStub(PeerStub):
     """Where the migration stands on the target."""
     Outcome: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.OutcomeReply]  # type: ignore[assignment]
     """Asked by the target of the source: what was decided?"""
+    GiveBack: _aio.UnaryStreamMultiCallable[_migrator_pb2.GiveBackRequest, _migrator_pb2.Event]  # type: ignore[assignment]
+    """Asked by the source of the target: move the container that has come by this migration back to where it came from.
+    Tells of that to its end, and goes on when it is not listened to.
+    """
 
 class PeerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -211,5 +219,15 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrator_pb2.OutcomeReply, _abc.Awaitable[_migrator_pb2.OutcomeReply]]:
         """Asked by the target of the source: what was decided?"""
+
+    @_abc_1.abstractmethod
+    def GiveBack(
+        self,
+        request: _migrator_pb2.GiveBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_migrator_pb2.Event], _abc.AsyncIterator[_migrator_pb2.Event]]:
+        """Asked by the source of the target: move the container that has come by this migration back to where it came from.
+        Tells of that to its end, and goes on when it is not listened to.
+        """
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

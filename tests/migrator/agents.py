@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -78,12 +78,14 @@ class Agent:
         """Migrate, for machines."""
         return self.migrator("migrate", container, _address(target), "--json", *options)
 
-    @contextmanager
-    def migrating(self, container: str, target: Agent | str, *options: str) -> Iterator[Iterator[Event]]:
+    def migrating(self, container: str, target: Agent | str, *options: str) -> AbstractContextManager[Iterator[Event]]:
         """The events of a migration as they come; the command line is killed at the end if it still runs."""
-        process = self.host.popen(
-            [*MIGRATOR, "migrate", container, _address(target), "--json", *options], stdout=subprocess.PIPE
-        )
+        return self.telling("migrate", container, _address(target), *options)
+
+    @contextmanager
+    def telling(self, *words: str) -> Iterator[Iterator[Event]]:
+        """The events of any command that tells some, likewise."""
+        process = self.host.popen([*MIGRATOR, *words, "--json"], stdout=subprocess.PIPE)
         assert process.stdout is not None
         try:
             with process.stdout as lines:

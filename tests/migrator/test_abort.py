@@ -79,5 +79,5 @@ def test_one_that_has_ended_is_told_as_it_is() -> None:
 
 @pytest.mark.parametrize("phase", [*Phase, *Hold])
 def test_every_state_that_waits_for_something_has_advice(phase: str) -> None:
-    ended = {Phase.ROLLED_BACK, Hold.ABSENT, Hold.DETACHED, Hold.LEFT, Hold.DISCARDED}
+    ended = {Phase.ROLLED_BACK, Phase.RETURNED, Hold.ABSENT, Hold.DETACHED, Hold.LEFT, Hold.DISCARDED}
     assert bool(advise(phase, "m1", "box", "b:1")) == (phase not in ended)

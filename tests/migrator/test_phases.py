@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from migrator.core.errors import Refused
 from migrator.core.phases import (
     DECIDED,
+    ENDED,
+    HOME,
     MAY_SEND,
     OPENED,
     RELEASED,
@@ -55,7 +57,7 @@ def may_take(state: State, step: Step) -> bool:
             return state.target is Hold.HELD
         case Step.OPENED:
             return state.target in OPENED and state.destroyed
-        case Step.RELEASED:
+        case Step.RELEASED | Step.KEPT:
             return state.target in RELEASED
         case _:
             return True
@@ -75,19 +77,37 @@ def successors(state: State) -> Iterator[State]:
             yield state._replace(target=following_hold)
 
 
-def explore() -> dict[State, set[State]]:
+T = TypeVar("T")
+
+
+def explore(start: T, after: Callable[[T], Iterable[T]]) -> dict[T, set[T]]:
     """Every reachable state, with its successors."""
-    reached: dict[State, set[State]] = {}
-    waiting = deque([START])
+    reached: dict[T, set[T]] = {}
+    waiting = deque([start])
     while waiting:
         state = waiting.popleft()
         if state not in reached:
-            reached[state] = set(successors(state))
+            reached[state] = set(after(state))
             waiting.extend(reached[state])
     return reached
 
 
-REACHED = explore()
+def leading_to(good: set[T], reached: dict[T, set[T]]) -> set[T]:
+    """The states from which some steps lead to a good one."""
+    parents: dict[T, set[T]] = {state: set() for state in reached}
+    for state, nexts in reached.items():
+        for following in nexts:
+            parents[following].add(state)
+    waiting = deque(good)
+    leading = set(good)
+    while waiting:
+        for parent in parents[waiting.popleft()] - leading:
+            leading.add(parent)
+            waiting.append(parent)
+    return leading
+
+
+REACHED = explore(START, successors)
 
 
 def test_explores_something() -> None:
@@ -108,17 +128,7 @@ def test_one_can_always_be_made_to_run() -> None:
 
 def test_exactly_one_runs_in_the_end_from_wherever_it_is() -> None:
     good = {s for s in REACHED if (SOURCE_COPY[s.source] is Copy.RUNS) != (s.target in OPENED)}
-    parents: dict[State, set[State]] = {state: set() for state in REACHED}
-    for state, nexts in REACHED.items():
-        for following in nexts:
-            parents[following].add(state)
-    waiting = deque(good)
-    leading = set(good)
-    while waiting:
-        for parent in parents[waiting.popleft()] - leading:
-            leading.add(parent)
-            waiting.append(parent)
-    assert leading == set(REACHED)
+    assert leading_to(good, REACHED) == set(REACHED)
 
 
 def test_the_target_never_hears_both_words() -> None:
@@ -156,3 +166,68 @@ def test_no_words_bring_a_running_copy_down(words: list[Word]) -> None:
             continue
         opened = opened or hold in OPENED
         assert not opened or hold in OPENED
+
+
+class Pair(NamedTuple):
+    """A migration from A to B, and the way back from B to A. BACK is None until B's agent has begun it."""
+
+    there: State
+    back: State | None
+
+    @property
+    def runs(self) -> tuple[Copy, Copy]:
+        """What there is of the container at A and at B: the later migration's tables answer where it has come to."""
+        if self.back is None:
+            return SOURCE_COPY[self.there.source], TARGET_COPY[self.there.target]
+        at_a, at_b = TARGET_COPY[self.back.target], SOURCE_COPY[self.back.source]
+        if at_a is Copy.NONE and not self.there.destroyed:
+            at_a = SOURCE_COPY[self.there.source]
+        return at_a, Copy.NONE if self.back.destroyed else at_b
+
+
+def pair_successors(pair: Pair) -> Iterator[Pair]:
+    """Everything that can happen next; a step that depends on the other migration waits for what it must see of it."""
+    there, back = pair
+    for following in successors(there):
+        came_back = following.source is Phase.RETURNED and there.source is not Phase.RETURNED
+        if came_back and (back is None or back.target not in RELEASED):
+            continue
+        if following.target is Hold.LEFT and there.target is not Hold.LEFT and not (back and back.source in ENDING):
+            continue
+        yield Pair(following, back)
+    if back is None:
+        if there.target in HOME:
+            yield Pair(there, START)
+        return
+    for following in successors(back):
+        prepared = following.target is Hold.PREPARED and back.target is not Hold.PREPARED
+        if prepared and not there.destroyed:
+            continue  # A's runtime has a container of that name
+        if following.target is Hold.LEFT:
+            continue  # it would take a third migration
+        yield Pair(there, following)
+
+
+ENDING = frozenset({Phase.DETACH, Phase.KEEP})
+
+
+PAIRS = explore(Pair(START, None), pair_successors)
+
+
+def test_there_and_back_two_never_run() -> None:
+    assert {pair.back.target for pair in PAIRS if pair.back} == set(Hold) - {Hold.LEFT}
+    assert any(pair.there.source is Phase.HYDRATE and pair.back and pair.back.target is Hold.OPEN for pair in PAIRS)
+    for pair in PAIRS:
+        assert pair.runs != (Copy.RUNS, Copy.RUNS), pair
+
+
+def test_there_and_back_one_can_always_be_made_to_run() -> None:
+    for pair in PAIRS:
+        assert set(pair.runs) & {Copy.RUNS, Copy.HELD, Copy.ELSEWHERE}, pair
+
+
+def test_there_and_back_both_end_and_one_runs() -> None:
+    ended = {p for p in PAIRS if p.there.source in ENDED and (p.back is None or p.back.source in ENDED)}
+    good = {pair for pair in ended if pair.runs.count(Copy.RUNS) == 1}
+    assert {pair.there.source for pair in good} == ENDED
+    assert leading_to(good, PAIRS) == set(PAIRS)

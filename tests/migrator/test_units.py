@@ -378,7 +378,12 @@ def test_local_socket_without_agent(tmp_path: Path) -> None:
 
 
 def listen(host: str, port: int) -> PeerServer:
-    return PeerServer(host, port, None, Servicer(make_holder(World()), lambda migration: Outcome.UNDECIDED))
+    return PeerServer(
+        host,
+        port,
+        None,
+        Servicer(make_holder(World()), lambda migration: Outcome.UNDECIDED, lambda migration, options: iter(())),
+    )
 
 
 def test_an_address_that_is_in_use_or_none_of_ours_is_named(capfd: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,7 @@ class World:
     attached: bool = True  # the target's disk still refers to the source
     complete: bool = False
     kept: str = ""
+    arrival: Hold = Hold.ABSENT  # how far the container has come back by a later migration
     left: list[tuple[str, bool]] = field(default_factory=list)  # what the source was told to leave, and to keep
     journals: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=lambda: {"source": {}, "target": {}})
     volatile: dict[str, list[str]] = field(default_factory=lambda: {"source": [], "target": []})
@@ -486,6 +487,7 @@ class FakeMounted:
 @dataclass
 class FakeDisk:
     world: World
+    side: str = "target"
 
     def problem(self) -> str:
         return ""
@@ -501,6 +503,10 @@ class FakeDisk:
             self.world.directory = True
 
     def remove(self, directory: str) -> None:
+        if self.side == "source":
+            with self.world.act("source: remove root", DiskFailed):
+                assert (directory, self.world.source) == (CONTAINER.root, "gone")
+            return
         with self.world.act("target: remove directory", DiskFailed):
             assert not self.world.mounted, "deleted through a mount"
             self.world.directory = False
@@ -591,6 +597,9 @@ class FakePlaces:
             assert (self.world.source, self.world.exported) == ("gone", False)
             self.world.left.append((directory, keep))
 
+    def arrival(self, migration: str) -> Hold:
+        return self.world.arrival
+
 
 @dataclass
 class FakePeer:
@@ -657,6 +666,9 @@ class FakePeer:
     def outcome(self, migration: str) -> Outcome:
         return Outcome.UNDECIDED
 
+    def give_back(self, migration: str, options: Options) -> Iterator[Mapping[str, Any]]:
+        raise NotImplementedError
+
     def close(self) -> None:
         pass
 
@@ -680,7 +692,7 @@ def make_ports(world: World) -> SourcePorts:
     return SourcePorts(
         FakeRuntime(world, "source"),
         FakeNetwork(world, "source"),
-        FakeDisk(world),
+        FakeDisk(world, "source"),
         FakeClock(),
         FakeInspector(),
         FakeHooks(world, "source"),
