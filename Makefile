@@ -19,10 +19,11 @@ check:
 test: setup
 	$(bin)/python -m pytest $(ARGS)
 
-# The long runs against the file system, an hour or more: hundreds of kills, link cuts and crash points, other seeds
-# each time. ARGS="-k kills", ARGS="--seed 7"
+# The long runs, an hour or more: hundreds of kills, link cuts and crash points, fifty migrations in bad weather; other
+# seeds each time. ARGS="-k kills", ARGS="--seed 7"
 torture: setup
-	$(bin)/python -m pytest --torture --timeout 7200 tests/demo tests/store tests/rpc tests/mount tests/power $(ARGS)
+	$(bin)/python -m pytest --torture --timeout 7200 tests/demo tests/store tests/rpc tests/mount tests/power \
+		tests/migrator/test_to_and_fro.py $(ARGS)
 
 # Breaks everything, at every step of a migration, an hour or more; writes docs/FAULTS.md. ARGS="--points commit"
 faults: setup
