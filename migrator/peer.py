@@ -39,11 +39,13 @@ OPTIONS: Final = [
     ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),  # 60 s unless set, and it counts for keepalive
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", int(limits.CONNECT_SECONDS * 1000)),  # of one try: 20 s unless set
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
@@ -177,7 +179,6 @@ class GrpcPeer:
 
     def give_back(self, migration: str, options: Options) -> Iterator[Mapping[str, Any]]:
         """See ports.AskingPeer."""
-        self._connect()
         try:
             for message in self._stub.GiveBack(wire.options_to_wire(migration, options)):
                 yield wire.event_from_wire(message)
