@@ -119,6 +119,7 @@ class Agent:
             self._metrics.start()
         self._migrations.recover()
         threading.Thread(target=self._migrations.ask_around, name="asking", daemon=True).start()
+        threading.Thread(target=self._migrations.sweep, name="sweeping", daemon=True).start()
 
     def stop(self) -> None:
         """Migrations before commit go back; the others go on when the agent starts again."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from migrator.core.errors import MigratorError
+from migrator.core.errors import MigrationUnknown, MigratorError
 from migrator.core.phases import COMING, RELEASED, Phase, Step, source_step
 from migrator.core.plan import Container, Options
 from migrator.ports import Journal
@@ -62,10 +62,18 @@ class Keeper:
         for migration in kept:
             try:
                 if self._end(migration):
-                    with self._lock:
-                        self._kept.discard(migration)
+                    self._forget(migration)
+            except MigrationUnknown:  # somebody has removed its journal: then nobody knows what to clear away
+                self._forget(migration)
             except MigratorError as error:
                 log.error("cannot clear away", migration=migration, error=error.message)
+            except Exception:  # a journal that lacks something; the others must not wait for it
+                log.exception("cannot clear away", migration=migration)
+                self._forget(migration)
+
+    def _forget(self, migration: str) -> None:
+        with self._lock:
+            self._kept.discard(migration)
 
     def _end(self, migration: str) -> bool:
         entries = self._journal.read(migration)

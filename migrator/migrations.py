@@ -252,12 +252,8 @@ class Migrations:
         self._begin(task, peer, act, lambda: self._journal.reopen(migration), join)
 
     def ask_around(self) -> None:
-        """Ask the sources of undecided migrations for their decision, until the agent stops.
-
-        And clear away what is kept here of containers that have moved on, when its time has come.
-        """
+        """Ask the sources of undecided migrations for their decision, until the agent stops."""
         while not self._ports.clock.wait(limits.RETRY_SECONDS[-1]):
-            self._keeper.sweep()
             for move in self._holder.undecided():
                 try:
                     peer = self._connect(move.source_agent)
@@ -271,6 +267,14 @@ class Migrations:
                         self._holder.abort(move.migration)
                 except MigratorError as error:
                     log.info("no decision yet", migration=move.migration, why=error.message)
+
+    def sweep(self) -> None:
+        """Clear away what is kept here of containers that have moved on, each when its time has come.
+
+        Until the agent stops; apart from `ask_around`, for a large tree takes its time.
+        """
+        while not self._ports.clock.wait(limits.SWEEP_SECONDS):
+            self._keeper.sweep()
 
     def join(self, seconds: float) -> None:
         """Once the clock is stopped: wait until those before commit have gone back, and the others have let go."""

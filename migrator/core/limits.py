@@ -66,6 +66,9 @@ PAGES_SECONDS: Final = 2.0
 # Between two looks whether the trees are served: what a reader waits for one that has died, beside its start.
 WATCH_SECONDS: Final = 0.5
 
+# Between two looks at what is kept; each reads the journals, while anything is.
+SWEEP_SECONDS: Final = 2.0
+
 # How long a source may be asked to keep its copy after the commit: by then nobody wants the older state.
 WINDOW_SECONDS: Final = 30 * 86400.0
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from migrator.cli import app
 from migrator.core import limits
 from migrator.core.advice import no_way_back
 from migrator.core.duration import parse_duration
@@ -125,6 +127,18 @@ def test_what_cannot_be_cleared_away_is_tried_again() -> None:
     assert migrations.describe(migration)["phase"] == Phase.KEEP
     migrations._keeper.sweep()
     assert migrations.describe(migration)["phase"] == Phase.DONE
+
+
+def test_a_journal_that_is_gone_or_lacks_something_is_in_nobodys_way() -> None:
+    world = World()
+    migrations, first = moved(world, HOUR)
+    migrations._keeper.keep("gone")
+    migrations._keeper.keep("odd")
+    world.journals["source"]["odd"] = [{"decision": Phase.KEEP}]
+    migrations._ports.clock.wall = lambda: 1e9  # type: ignore[method-assign]
+    migrations._keeper.sweep()
+    assert migrations._keeper._kept == set()
+    assert world.journals["source"][first][-1]["decision"] == Phase.DONE
 
 
 @pytest.mark.parametrize("back", sorted(RELEASED))
@@ -337,3 +351,17 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"no length|longer"):
         parse_duration(text, limits.WINDOW_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--failback-window", "31d"],
+        ["--failback-window", "soon"],
+        ["--seed", "relative"],
+        [word for number in range(5) for word in ("--seed", f"/{number}")],
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_usage(words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["migrate", "box", "b", "--socket", "/nowhere", *words])
+    assert (done.exit_code, words[0] in done.output) == (2, True)
