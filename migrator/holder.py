@@ -111,7 +111,7 @@ class Holder:
         namespace, port, bridge, addresses = conflicts
         host = ports.runtime.facts("target", ports.disk.problem())
         return TargetFacts(
-            container_taken=ports.runtime.exists(container),
+            container_taken=self._has(container),
             directory=directory,
             directory_taken=ports.disk.taken(directory),
             namespace_taken=namespace,
@@ -132,7 +132,7 @@ class Holder:
             raise Refused(f"'{order.container}' or '{order.migration}' is no name")
         directory = self._place_for(order.container)
         # Also checked by the source; but what is here already must never be taken for ours, and discarded.
-        if ports.runtime.exists(order.container) or ports.disk.taken(directory):
+        if self._has(order.container) or ports.disk.taken(directory):
             raise Taken(f"the target already has a container called {order.container}, or its {directory}")
         with self._lock:
             if self._look_up(order.migration) is not None:
@@ -158,6 +158,9 @@ class Holder:
         finally:
             move.lock.release()
         return steps.report()
+
+    def _has(self, container: str) -> bool:
+        return self._ports.runtime.exists(container) or places.is_being_handed_over(container, self._ports.journal)
 
     def _place_for(self, container: str) -> str:
         return places.place_for(container, self._containers, self._ports.disk, self._ports.journal)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from migrator.core.phases import ENDED, Hold
+from migrator.core.phases import ENDED, Hold, Phase
 from migrator.ports import Disk, Journal
 
 
@@ -29,6 +29,20 @@ def _is_being_left(directory: str, journal: Journal) -> bool:
         first = entries[0]
         under_way = first.get("side") == "source" and entries[-1]["decision"] not in ENDED
         if under_way and first["container"]["bundle"] == directory:
+            return True
+    return False
+
+
+def is_being_handed_over(container: str, journal: Journal) -> bool:
+    """Whether a container of that name is committed to another host, and what it was here may yet be taken down.
+
+    An agent that was killed meanwhile does that again, by the container's name and its interface's.
+    """
+    for migration in journal.migrations():
+        entries = journal.read(migration)
+        first = entries[0]
+        handing = first.get("side") == "source" and entries[-1]["decision"] == Phase.COMMIT
+        if handing and first["container"]["name"] == container:
             return True
     return False
 

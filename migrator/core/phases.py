@@ -24,9 +24,9 @@ is lost with it, and whether the older state is worth resuming is an operator's 
 
 A container that has been committed comes back by another migration (`migrator rollback`), driven by the target, with
 tables of its own. The forward one goes on serving its files until the target has left, and what the container had here
-is kept for as long as that takes, and for the failback window (KEEP). The way back does not begin before the source's
-first copy is destroyed: a runtime knows one container of a name, so the target of the way back refuses "prepare" until
-then. Tests explore both migrations together.
+is kept for as long as that takes, and for the failback window (KEEP). A host that has a container in COMMIT refuses
+"prepare" for one of that name: it destroys its first copy, and after a crash does so again, by names that both would
+have. Tests explore both migrations together.
 
 What the tables do not have is a host that loses its memory. A target that loses power between RESTORED and "commit"
 has HELD in its journal, and no copy; one that loses its disk has neither. A source in COMMIT that hears so stops

@@ -201,8 +201,8 @@ def pair_successors(pair: Pair) -> Iterator[Pair]:
         return
     for following in successors(back):
         prepared = following.target is Hold.PREPARED and back.target is not Hold.PREPARED
-        if prepared and not there.destroyed:
-            continue  # A's runtime has a container of that name
+        if prepared and there.source is Phase.COMMIT:
+            continue  # what it was at A is, or after a crash might be again, about to be taken down
         if following.target is Hold.LEFT:
             continue  # it would take a third migration
         yield Pair(there, following)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from migrator.cli import app
 from migrator.core import limits
 from migrator.core.advice import no_way_back
 from migrator.core.duration import parse_duration
-from migrator.core.errors import MigrationUnknown, MigratorError, PeerUnreachable, Refused, TooLate
+from migrator.core.errors import MigrationUnknown, MigratorError, PeerUnreachable, Refused, Taken, TooLate
+from migrator.core.host import Needs
 from migrator.core.phases import COMING, RELEASED, REVERSIBLE, Hold, Phase
 from migrator.core.plan import Options
 from migrator.generated import migrator_pb2 as pb
@@ -20,7 +22,7 @@ from migrator.migrations import Migrations
 from migrator.places import arrival, place_for
 from migrator.returning import Returns
 from migrator.wire import event_from_wire, options_from_wire, options_to_wire
-from tests.migrator.test_driver import served
+from tests.migrator.test_driver import ORDER, served
 from tests.migrator.test_migrations import last_of, make_migrations
 from tests.migrator.world import (
     CONTAINER,
@@ -174,7 +176,7 @@ def record(journal: FakeJournal, migration: str, decision: str, **first: Any) ->
 
 
 def source(bundle: str) -> dict[str, Any]:
-    return {"side": "source", "container": {"name": "box", "bundle": bundle}}
+    return {"side": "source", "container": {"name": "box", "bundle": bundle, "root": f"{bundle}/root"}}
 
 
 class TakenDisk(FakeDisk):
@@ -197,6 +199,17 @@ def test_a_container_lives_beside_its_old_place_only_while_that_is_needed() -> N
     record(journal, "m3", Phase.KEEP, **source(usual))
     assert place_for("box", containers, FakeDisk(world), journal) == usual
     assert place_for("box", containers, taken, journal) == f"{usual}~2"
+
+
+@pytest.mark.parametrize(("phase", "refused"), [(Phase.COMMIT, True), (Phase.HYDRATE, False), (Phase.DONE, False)])
+def test_what_is_being_handed_over_does_not_come_back_yet(phase: Phase, refused: bool) -> None:
+    world = World(exported=True)
+    holder = make_holder(world)
+    record(FakeJournal(world, "target"), "m0", phase, **source("/b/box"))
+    assert holder.probe("box", IDENTITY, Needs()).container_taken is refused
+    with pytest.raises(Taken) if refused else nullcontext():
+        holder.prepare(ORDER)
+    assert world.mounted is not refused
 
 
 def test_how_far_it_has_come_back_is_what_later_migrations_say() -> None:
