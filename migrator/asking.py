@@ -70,6 +70,17 @@ def rate(text: str, hint: str) -> int:
         raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
+def seed_choices(given: list[str] | None) -> list[str]:
+    """The directories of --seed."""
+    found = list(dict.fromkeys(given or []))
+    if len(found) > limits.SEEDS:
+        raise typer.BadParameter(f"{len(found)} are more than {limits.SEEDS}", param_hint="--seed")
+    for seed in found:
+        if not seed.startswith("/"):
+            raise typer.BadParameter(f"'{seed}' is no absolute path", param_hint="--seed")
+    return found
+
+
 def duration(text: str, hint: str) -> float:
     """Seconds; raises what typer shows for what is no length of time."""
     try:

@@ -120,6 +120,14 @@ def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, as 'migrator check' does.")] = False,
     memory: MemoryMode = Memory.AUTO,
     compress: Compress = False,
+    seed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A directory of the target: what the root has in common with it does not cross. Repeatable. What the "
+            "container has left there before is one anyway.",
+        ),
+    ] = None,
     failback_window: Annotated[
         str,
         typer.Option(
@@ -150,6 +158,7 @@ def migrate(
         "network": network,
         "memory": str(memory),
         "compress": compress,
+        "seeds": asking.seed_choices(seed),
         "failback_window": asking.duration(failback_window, "--failback-window"),
     }
     if group:

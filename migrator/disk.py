@@ -16,6 +16,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ START_SECONDS = 30.0  # a Python program that imports gRPC, on a busy machine
 # A daemon ends at once when its mount does. A mount that is taken out of the tree ends with its last user; one who
 # waits for the source holds it, until all that waits is made to fail.
 UNUSED_SECONDS = 1.0
+BAD_SEED = 18  # voyfs' exit status
 DAEMON_SECONDS = 2.0
 
 
@@ -143,15 +145,20 @@ class VoyfsDisk:
                 elif _start_time(int(facts["pid"])) != facts["started"]:
                     path.unlink(missing_ok=True)
 
-    def mount(self, address: str, mountpoint: str, store: str) -> VoyfsMount:
+    def mount(
+        self, address: str, mountpoint: str, store: str, seeds: Sequence[str] = (), found: Sequence[str] = ()
+    ) -> VoyfsMount:
         """See ports.Disk."""
         mounted = VoyfsMount(self._program, self._tool, Path(mountpoint), Path(store))
         try:
             Path(mountpoint).mkdir(parents=True)
         except OSError as error:
             raise DiskFailed(f"cannot make {mountpoint}: {error.strerror}") from error
-        words = argv.voyfs_mount(self._program, address, Path(mountpoint), Path(store), self._share, self._tls)
-        done = self._tool.run(words, START_SECONDS)
+        useful = [seed for seed in dict.fromkeys(found) if seed not in seeds and os.path.isdir(seed)]
+        words = partial(argv.voyfs_mount, self._program, address, Path(mountpoint), Path(store), self._share, self._tls)
+        done = self._tool.run(words([*seeds, *useful][: max(limits.SEEDS, len(seeds))]), START_SECONDS)
+        if done.returncode == BAD_SEED and useful:
+            done = self._tool.run(words(seeds), START_SECONDS)
         if done.returncode != 0:
             mounted.discard()
             raise DiskFailed(f"cannot mount the source's files: {first_line(done.stderr, last=True)}")
@@ -396,6 +403,7 @@ def _progress(status: Mapping[str, Any]) -> Progress:
         bytes_present=status["bytes"]["present"],
         bytes_total=status["bytes"]["total"],
         files_present=status["files"]["present"],
+        seed_bytes=status["seed_bytes"],
         files_total=status["files"]["total"],
         fetched_bytes=status["fetched_bytes"],
         rate=status["rate"],

@@ -74,6 +74,7 @@ class Driver:
         self._memory = Memory(task.options.memory)
         self._given_up: MigratorError | None = None
         self._company = Alone() if join is None else join(self.withdraw)
+        self._seed_bytes = 0  # that the target had, and did not fetch
         self.missing_bytes: int | None = None  # on the target's disk, once it has told
         self._prediction: Prediction | None = None  # also after a restart, which forgets it
         self._kept_until = 0.0  # end of the failback window, in seconds since the epoch; 0: there is none
@@ -433,6 +434,7 @@ class Driver:
             self._check_stopping()
             counter.bytes = progress.fetched_bytes
             self.missing_bytes = progress.bytes_total - progress.bytes_present
+            self._seed_bytes = progress.seed_bytes
             self._recorder.tell("progress", phase=Phase.HYDRATE, **progress.to_json())
 
     def _is_back(self) -> bool:
@@ -563,6 +565,7 @@ class Driver:
             "kept_until": (self._kept_until or None) if step is Step.KEPT else None,
             "memory": self._memory,
             "image_bytes": self._image_bytes,
+            "seed_bytes": self._seed_bytes,
             "prediction": outcome(self._prediction.to_json(), timeline) if self._prediction else None,
             "timeline": timeline,
         }

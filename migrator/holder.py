@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from migrator import mounting, places
+from migrator import mounting
 from migrator.core import bundle, limits
 from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
 from migrator.core.hook import Mode, Stage
@@ -25,6 +25,7 @@ from migrator.core.identity import Identity
 from migrator.core.phases import HOME, OPENED, Hold, Word, target_step
 from migrator.core.plan import ImagePiece, Order, Progress, is_name
 from migrator.core.preflight import TargetFacts
+from migrator.places import arrival, is_being_handed_over, kept_tree, place_for, seeds_for
 from migrator.ports import (
     Clock,
     Disk,
@@ -160,10 +161,10 @@ class Holder:
         return steps.report()
 
     def _has(self, container: str) -> bool:
-        return self._ports.runtime.exists(container) or places.is_being_handed_over(container, self._ports.journal)
+        return self._ports.runtime.exists(container) or is_being_handed_over(container, self._ports.journal)
 
     def _place_for(self, container: str) -> str:
-        return places.place_for(container, self._containers, self._ports.disk, self._ports.journal)
+        return place_for(container, self._containers, self._ports.disk, self._ports.journal)
 
     def _build(self, move: Move, order: Order, steps: Steps) -> None:
         ports, directory = self._ports, PurePosixPath(move.directory)
@@ -181,7 +182,8 @@ class Holder:
         with steps.step("mount"):
             if order.volumes:
                 move.record.write(move.hold, volumes=[volume.to_json() for volume in order.volumes])
-            move.mounted = mounting.mount(ports.disk, order, move.directory)
+            found = seeds_for(move.container, self._containers, ports.journal)
+            move.mounted = mounting.mount(ports.disk, order, move.directory, found)
         with steps.step("bundle"):
             places = {place: directory / "files" / str(number) for number, place in enumerate(sorted(order.files))}
             places |= mounting.places(move.directory, order.volumes)
@@ -354,7 +356,7 @@ class Holder:
 
     def arrival(self, migration: str) -> Hold:
         """See ports.Places."""
-        return places.arrival(migration, self._ports.journal)
+        return arrival(migration, self._ports.journal)
 
     def _leave(self, move: Move, *, keep: bool) -> None:
         move.leaving = True
@@ -367,7 +369,7 @@ class Holder:
             complete = move.hold is Hold.DETACHED
             move.mounted.discard()
             if keep and complete:
-                self._ports.disk.keep(f"{move.directory}/store", str(self._containers / ".kept" / move.container))
+                self._ports.disk.keep(f"{move.directory}/store", kept_tree(move.container, self._containers))
             self._ports.disk.remove(move.directory)
             move.enter(Word.LEAVE)
         finally:

@@ -155,6 +155,7 @@ def _sum(parts: list[Progress], *, whole: bool) -> Progress:
         rate=sum(part.rate for part in parts),
         eta=None if None in etas or not whole else max(eta for eta in etas if eta is not None),
         complete=whole and all(part.complete for part in parts),
+        seed_bytes=sum(part.seed_bytes for part in parts),
     )
 
 
@@ -172,9 +173,9 @@ def places(directory: str, volumes: Sequence[Volume]) -> dict[str, PurePosixPath
     return found
 
 
-def mount(disk: Disk, order: Order, directory: str) -> Trees:
-    """Mount everything of an order; on failure nothing stays mounted."""
-    trees = Trees(disk.mount(order.export, f"{directory}/root", f"{directory}/store"))
+def mount(disk: Disk, order: Order, directory: str, found: Sequence[str] = ()) -> Trees:
+    """Mount everything of an order; on failure nothing stays mounted. FOUND: seeds of the root, beside the order's."""
+    trees = Trees(disk.mount(order.export, f"{directory}/root", f"{directory}/store", order.seeds, found))
     bases = {number: f"{directory}/volumes/{number}" for number in range(len(order.volumes))}
     lazy = [number for number, volume in enumerate(order.volumes) if volume.kind is Kind.LAZY]
 

@@ -47,6 +47,23 @@ def is_being_handed_over(container: str, journal: Journal) -> bool:
     return False
 
 
+def kept_tree(container: str, containers: PurePosixPath) -> str:
+    """Where the files of a container that came here stay when it leaves."""
+    return str(containers / ".kept" / container)
+
+
+def seeds_for(container: str, containers: PurePosixPath, journal: Journal) -> list[str]:
+    """Where trees may be that a container of that name has left on this host, the latest first, each once."""
+    found = []
+    for migration in reversed(journal.migrations()):
+        first = journal.read(migration)[0]
+        if first.get("side") == "source" and first["container"]["name"] == container:
+            bundle, root = PurePosixPath(first["container"]["bundle"]), first["container"]["root"]
+            # One that came by migration has its files in a store, which its root shows.
+            found.append(str(bundle / "store/data") if bundle.parent == containers else root)
+    return list(dict.fromkeys([*found, kept_tree(container, containers)]))
+
+
 def arrival(migration: str, journal: Journal) -> Hold:
     """See ports.Places."""
     names = journal.migrations()

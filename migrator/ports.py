@@ -326,8 +326,14 @@ class Disk(Protocol):
     def adopt(self, facts: Mapping[str, Any]) -> Export | None:
         """The export of an earlier run of the agent, if it still runs."""
 
-    def mount(self, address: str, mountpoint: str, store: str) -> Mounted:
-        """Mount an export that may still change. On failure nothing stays mounted."""
+    def mount(
+        self, address: str, mountpoint: str, store: str, seeds: Sequence[str] = (), found: Sequence[str] = ()
+    ) -> Mounted:
+        """Mount an export that may still change. On failure nothing stays mounted.
+
+        What SEEDS, local trees, have in common with it is taken from there. Also what those have that were FOUND, which
+        may be of no use, or gone.
+        """
 
     def mounted(self, mountpoint: str, store: str) -> Mounted:
         """A mount of an earlier run of the agent."""

@@ -174,4 +174,5 @@ def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequenc
         image_bytes=preflight.image_bytes(container),
         source_agent=task.source_agent,
         network=task.options.network,
+        seeds=tuple(task.options.seeds),
     )

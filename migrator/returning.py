@@ -45,7 +45,7 @@ class Returns:
         if phase not in REVERSIBLE:
             raise no_way_back(phase, migration, container, peer_address)
         asked = Options(**self._journal.read(migration)[0]["options"])
-        options = replace(asked, memory=Memory.AUTO, remove_source=False, failback_window=0.0)
+        options = replace(asked, memory=Memory.AUTO, seeds=(), remove_source=False, failback_window=0.0)
         peer, back = self._connect(peer_address), ""
         try:
             for event in peer.give_back(migration, options):

@@ -109,6 +109,8 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"downtime: {milliseconds(down)} (from the pause to the open network)")
     if (gap := timeline.get("gap_s")) is not None:
         console.print(f"client's gap: {milliseconds(gap)} (from the pause to the first data the container sent again)")
+    if seeded := result.get("seed_bytes"):
+        console.print(f"from seeds: {human_bytes(seeded)} of the disk were on the target already, and did not cross")
     if result.get("kept_until"):
         until = _clock(result["kept_until"])
         undo = f"until then 'migrator rollback {result['migration']}' brings the container back"

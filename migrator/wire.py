@@ -88,6 +88,7 @@ def order_to_wire(order: Order) -> pb.PrepareRequest:
         volumes=[json.dumps(volume.to_json()).encode() for volume in order.volumes],
         volume_exports=order.volume_exports,
         network=order.network,
+        seeds=map(os.fsencode, order.seeds),
         fetch=map(os.fsencode, order.fetch),
         look_up=map(os.fsencode, order.look_up),
         files=order.files,
@@ -108,6 +109,7 @@ def order_from_wire(message: pb.PrepareRequest) -> Order:
         volumes=tuple(Volume.from_json(json.loads(each)) for each in message.volumes),
         volume_exports=tuple(message.volume_exports),
         network=message.network,
+        seeds=tuple(map(os.fsdecode, message.seeds)),
         fetch=tuple(map(os.fsdecode, message.fetch)),
         look_up=tuple(map(os.fsdecode, message.look_up)),
         files=dict(message.files),
@@ -288,6 +290,7 @@ def progress_from_wire(message: pb.Progress) -> Progress:
         rate=message.rate,
         eta=message.eta if message.HasField("eta") else None,
         complete=message.complete,
+        seed_bytes=message.seed_bytes,
     )
 
 

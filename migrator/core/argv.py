@@ -5,6 +5,7 @@ Pure: values in, words out. It must not run anything, nor know where binaries li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -122,7 +123,13 @@ def voyfs_serve(program: list[str], root: PurePath, listen: str, tls: Tls | None
 
 
 def voyfs_mount(
-    program: list[str], address: str, mountpoint: PurePath, store: PurePath, share: PurePath, tls: Tls | None
+    program: list[str],
+    address: str,
+    mountpoint: PurePath,
+    store: PurePath,
+    share: PurePath,
+    tls: Tls | None,
+    seeds: Sequence[str] = (),
 ) -> list[str]:
     """Mount an export that may still change; returns when the mount answers.
 
@@ -130,6 +137,7 @@ def voyfs_mount(
     """
     return [
         *program, "mount", address, str(mountpoint), "--store", str(store), "--share", str(share), "--daemon", "--warm",
+        *(word for seed in seeds for word in ("--seed", seed)),
         *(tls.words() if tls else []),
     ]  # fmt: skip
 

@@ -69,6 +69,9 @@ WATCH_SECONDS: Final = 0.5
 # Between two looks at what is kept; each reads the journals, while anything is.
 SWEEP_SECONDS: Final = 2.0
 
+# Local trees that voyfs takes bytes from; each is asked for every chunk.
+SEEDS: Final = 4
+
 # How long a source may be asked to keep its copy after the commit: by then nobody wants the older state.
 WINDOW_SECONDS: Final = 30 * 86400.0
 

@@ -6,7 +6,7 @@ Pure values and their JSON. It must not know how any of them was found, nor how 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -66,6 +66,7 @@ class Order:
     image_bytes: int = 0  # expected
     source_agent: str = ""  # HOST:PORT, to ask for the decision
     network: str = Mode.VETH  # a core.hook.Mode
+    seeds: tuple[str, ...] = ()  # directories of the target that may have what the root has
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Options:
     memory: str = "auto"  # a core.memory.Memory
     network: str = Mode.VETH  # how the network is treated: a core.hook.Mode
     compress: bool = False  # images on their way
+    seeds: Sequence[str] = ()  # directories of the target that may have what the container's root has
     failback_window: float = 0.0  # seconds from the commit on for which the source keeps its copy of the data
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +110,7 @@ class Progress:
     rate: float
     eta: float | None
     complete: bool
+    seed_bytes: int = 0  # taken from local trees, and not fetched
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

@@ -172,7 +172,7 @@ class Filler(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports")
+    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports", "seeds")
     class FilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +194,7 @@ class PrepareRequest(_message.Message):
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     VOLUME_EXPORTS_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
     migration: str
     container: str
     config: bytes
@@ -208,7 +209,8 @@ class PrepareRequest(_message.Message):
     volumes: _containers.RepeatedScalarFieldContainer[bytes]
     network: str
     volume_exports: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ...) -> None: ...
+    seeds: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ImagePiece(_message.Message):
     __slots__ = ("migration", "name", "offset", "data", "last", "digest", "compressed")
@@ -277,7 +279,7 @@ class Report(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., ago: _Optional[float] = ..., bytes: _Optional[int] = ..., answered: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("bytes_present", "bytes_total", "files_present", "files_total", "fetched_bytes", "rate", "eta", "complete")
+    __slots__ = ("bytes_present", "bytes_total", "files_present", "files_total", "fetched_bytes", "rate", "eta", "complete", "seed_bytes")
     BYTES_PRESENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     FILES_PRESENT_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +288,7 @@ class Progress(_message.Message):
     RATE_FIELD_NUMBER: _ClassVar[int]
     ETA_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    SEED_BYTES_FIELD_NUMBER: _ClassVar[int]
     bytes_present: int
     bytes_total: int
     files_present: int
@@ -294,7 +297,8 @@ class Progress(_message.Message):
     rate: float
     eta: float
     complete: bool
-    def __init__(self, bytes_present: _Optional[int] = ..., bytes_total: _Optional[int] = ..., files_present: _Optional[int] = ..., files_total: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., rate: _Optional[float] = ..., eta: _Optional[float] = ..., complete: _Optional[bool] = ...) -> None: ...
+    seed_bytes: int
+    def __init__(self, bytes_present: _Optional[int] = ..., bytes_total: _Optional[int] = ..., files_present: _Optional[int] = ..., files_total: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., rate: _Optional[float] = ..., eta: _Optional[float] = ..., complete: _Optional[bool] = ..., seed_bytes: _Optional[int] = ...) -> None: ...
 
 class StandingReply(_message.Message):
     __slots__ = ("hold",)

@@ -75,7 +75,7 @@ def test_a_container_is_taken_back_before_its_disk_has_come(lab: Lab) -> None:
     container.start()
     container.wait_port(bundle.PORT)
     with CounterClient(lab.host("client"), container.network.address, bundle.PORT) as client:
-        assert a.migrate("redis", b).returncode == 0
+        assert a.migrate("redis", b, "--remove-source").returncode == 0  # else all of it is there, as a seed
         with b.migrating("redis", a) as there:
             to_a = until(there, event="opened")["migration"]
             throttle(a, "100k")

@@ -123,7 +123,9 @@ class Broken(FakeDisk):
         self.mounts: list[str] = []
         self.discarded: list[str] = []
 
-    def mount(self, address: str, mountpoint: str, store: str) -> FakeMounted:
+    def mount(
+        self, address: str, mountpoint: str, store: str, seeds: Sequence[str] = (), found: Sequence[str] = ()
+    ) -> FakeMounted:
         if len(self.mounts) == 2:
             raise DiskFailed("no more")
         self.mounts.append(mountpoint)

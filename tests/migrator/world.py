@@ -77,6 +77,7 @@ class World:
     attached: bool = True  # the target's disk still refers to the source
     complete: bool = False
     kept: str = ""
+    seeds: list[str] = field(default_factory=list)
     arrival: Hold = Hold.ABSENT  # how far the container has come back by a later migration
     left: list[tuple[str, bool]] = field(default_factory=list)  # what the source was told to leave, and to keep
     journals: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=lambda: {"source": {}, "target": {}})
@@ -519,7 +520,10 @@ class FakeDisk:
     def adopt(self, facts: Mapping[str, Any]) -> FakeExport | None:
         return FakeExport(self.world, facts["address"])
 
-    def mount(self, address: str, mountpoint: str, store: str) -> FakeMounted:
+    def mount(
+        self, address: str, mountpoint: str, store: str, seeds: Sequence[str] = (), found: Sequence[str] = ()
+    ) -> FakeMounted:
+        self.world.seeds = [*seeds, *found]
         with self.world.act("target: mount", DiskFailed, whole=True):
             assert self.world.exported
             assert self.world.directory
