@@ -200,10 +200,12 @@ def test_runtime_command_lines() -> None:
 
 def test_voyfs_command_lines() -> None:
     tls = argv.Tls(PurePosixPath("/c"), PurePosixPath("/k"), PurePosixPath("/a"))
-    mount = argv.voyfs_mount(["voyfs"], "h:1", PurePosixPath("/m"), PurePosixPath("/s"), PurePosixPath("/share"), tls)
+    places = (PurePosixPath("/m"), PurePosixPath("/s"), PurePosixPath("/share"))
+    mount = argv.voyfs_mount(["voyfs"], "h:1", *places, tls, ["/old", "/image"])
     assert mount[:4] == ["voyfs", "mount", "h:1", "/m"]
     assert "--warm" in mount
     assert mount[mount.index("--share") + 1] == "/share"
+    assert mount[mount.index("--seed") :][:4] == ["--seed", "/old", "--seed", "/image"]
     assert mount[-6:] == ["--cert", "/c", "--key", "/k", "--ca", "/a"]
     assert argv.voyfs_share(["voyfs"], PurePosixPath("/share"), 7) == ["voyfs", "share", "/share", "7"]
     assert "--until-released" in argv.voyfs_serve(["voyfs"], PurePosixPath("/r"), "h:0", None)
