@@ -1,7 +1,8 @@
 """The background: populates the whole tree and brings every byte, until nothing is missing.
 
 It walks the source's directories in one stream and has the absent chunks of what it finds carried
-over the bulk lane (see `carrier`). A failure of the source or of the disk pauses it; a file that
+over the bulk lane (see `carrier`); what the source says that it uses goes first, whenever it says so.
+A failure of the source or of the disk pauses it; a file that
 cannot be had is named in the progress and passed over.
 """
 
@@ -9,6 +10,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 import trio
 
@@ -22,6 +24,7 @@ from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
 from voyfs.store.store import Store
 from voyfs.store.tree import ROOT
+from voyfs.workingset import WorkingSet
 
 log = get_logger(__name__)
 
@@ -45,6 +48,7 @@ class Background:
         self.carrier = carrier
         self._progress = hydrator.progress
         self._checkpoint = checkpoint
+        self._working_set = WorkingSet(store, source, hydrator, carrier.first)
         self._nothing_first = trio.Event()
         self._nothing_first.set()
 
@@ -52,13 +56,38 @@ class Background:
         """Populates and fetches everything that can be had, then returns."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._populate_all)
+            await self._nothing_first.wait()
+            nursery.start_soon(partial(self._working_set.ask, lately=True))
             await self._hydrate_all()
+            nursery.cancel_scope.cancel()  # a source that says nothing of its working set, now that all is here
         await self._write_down()
         totals = self._store.records.totals
         self._progress.ended = True
         self._progress.hydrated = totals.absent_bytes == 0 and not self._progress.problems
         self._hydrator.wake()
         log.info("hydration ends", files=totals.files, bytes=totals.bytes, missing=totals.absent_bytes)
+
+    async def bring_working_set(self, seconds: float) -> None:
+        """Fetches what the source says that it uses, as much as it can in this time; names only as far as needed."""
+        asked = trio.Event()
+        first = self.carrier.first
+
+        async def ask() -> None:
+            await self._working_set.ask(lately=False)
+            asked.set()
+            self._hydrator.wake()
+
+        async with trio.open_nursery() as jobs:
+            with trio.move_on_after(seconds):
+                async with trio.open_nursery() as asking:
+                    asking.start_soon(ask)
+                    while first or not asked.is_set():
+                        changed = self._hydrator.changed
+                        if first:
+                            await self.carrier.carry(None, jobs)
+                        else:
+                            await changed.wait()
+            first.clear()
 
     # -- names ------------------------------------------------------------------------------
 
@@ -118,10 +147,10 @@ class Background:
         async with trio.open_nursery() as nursery:
             while True:
                 changed = self._hydrator.changed
+                await self.carrier.carry(None, nursery)
                 if todo:
                     inos = [todo.popleft() for _ in range(min(len(todo), BULK_JOB_FILES))]
                     for plan in self.carrier.plans((ino, None) for ino in inos):
-                        await self._nothing_first.wait()
                         await self.carrier.carry(plan, nursery)
                 elif self.carrier.running or not self._progress.populated:
                     await changed.wait()
@@ -147,7 +176,7 @@ class Background:
                 for start in range(0, len(ranges), BULK_JOB_FILES):
                     batch = ranges[start : start + BULK_JOB_FILES]
                     inos = await self._inos(dict.fromkeys(path for path, _ in batch))
-                    wanted = [(inos[path], extent) for path, extent in batch if path in inos]
+                    wanted = [(inos[path], (extent,)) for path, extent in batch if path in inos]
                     for plan in self.carrier.plans(wanted):
                         await self.carrier.carry(plan, nursery)
         finally:

@@ -3,14 +3,14 @@
 What is to come, and in which order, is the background's to say (see `background`).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
 from voyfs.core.errors import SourceMalformed, SourceUnreachable, StoreError, VoyfsError
 from voyfs.core.extents import Extent, chunks_touched, coalesce
-from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOBS
+from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, BULK_JOBS
 from voyfs.core.presence import Presence
 from voyfs.hydrator import Flight, Hydrator
 from voyfs.logs import get_logger
@@ -29,6 +29,7 @@ MALFORMED_TRIES = 8
 
 # Inodes and absent chunks. Not nodes: those may go, and come again as others, before it is carried out.
 Plan = list[tuple[int, list[int]]]
+Wanted = tuple[int, Sequence[Extent] | None]  # an inode, and what of it; None: all
 _Claimed = list[tuple[Node, Flight, FileJob]]
 
 
@@ -36,6 +37,8 @@ class Carrier:
     def __init__(self, store: Store, bulk: BulkLane, hydrator: Hydrator, pacer: Pacer) -> None:
         self.pacer = pacer
         self.running = 0  # jobs handed to the lane, not yet landed
+        self.first: deque[Wanted] = deque()  # to be carried before everything else, in this order
+        self._ahead: Iterator[Plan] = iter(())
         self._store = store
         self._bulk = bulk
         self._hydrator = hydrator
@@ -43,22 +46,21 @@ class Carrier:
         self._slots = trio.Semaphore(BULK_JOBS)
         self._doubts: Counter[bytes] = Counter()
 
-    def plans(self, wanted: Iterable[tuple[int, Extent | None]]) -> Iterator[Plan]:
-        """What is absent of the files with these inodes, of an extent or all of it, in groups of bounded size.
+    def plans(self, wanted: Iterable[Wanted]) -> Iterator[Plan]:
+        """What is absent of these files, in groups of bounded size.
 
         The groups are made one by one while earlier ones land, so that a huge file costs no
         memory; what a group names is checked again when it is claimed.
         """
         plan: Plan = []
         size = 0
-        for ino, extent in wanted:
+        for ino, extents in wanted:
             record = self._store.records.get(ino)
             if record is None or record.presence is None or record.complete or self._store.names.doomed(ino):
                 continue
-            presence = record.presence
             chunks: list[int] = []
-            for index in presence.absent() if extent is None else _absent(presence, extent):
-                length = presence.extent(index).length
+            for index in _absent(record.presence, extents):
+                length = record.presence.extent(index).length
                 if size + length > BULK_JOB_BYTES:
                     yield [*plan, (ino, chunks)] if chunks else plan
                     plan, chunks, size = [], [], 0
@@ -69,15 +71,34 @@ class Carrier:
         if plan:
             yield plan
 
-    async def carry(self, plan: Plan, nursery: trio.Nursery) -> None:
-        """Begins to carry out `plan` when its turn has come; what then fails, the progress tells."""
-        await self._slots.acquire()
-        await self.pacer.wait()
-        await self._hydrator.give_way()
-        claimed = self._claim(plan)
-        self.pacer.spend(_size(claimed))
-        self.running += 1
-        nursery.start_soon(self._run, claimed)
+    async def carry(self, plan: Plan | None, nursery: trio.Nursery) -> None:
+        """Begins to carry all that is to come first, then `plan`, each when its turn has come.
+
+        What then fails, the progress tells.
+        """
+        ahead = self._next_ahead()
+        while ahead is not None or plan is not None:
+            await self._slots.acquire()
+            try:
+                await self.pacer.wait()
+                await self._hydrator.give_way()
+            except BaseException:
+                self._slots.release()
+                raise
+            ahead = ahead or self._next_ahead()  # known only now
+            if ahead is not None:
+                claimed, ahead = self._claim(ahead), self._next_ahead()
+            elif plan is not None:
+                claimed, plan = self._claim(plan), None
+            self.pacer.spend(_size(claimed))
+            self.running += 1
+            nursery.start_soon(self._run, claimed)
+
+    def _next_ahead(self) -> Plan | None:
+        first = self.first
+        while (plan := next(self._ahead, None)) is None and first:
+            self._ahead = self.plans([first.popleft() for _ in range(min(len(first), BULK_JOB_FILES))])
+        return plan
 
     def _claim(self, plan: Plan) -> _Claimed:
         """Claims what of the plan is still absent and not under way."""
@@ -155,8 +176,16 @@ class Carrier:
         await trio.sleep(RETRY_SECONDS)
 
 
-def _absent(presence: Presence, extent: Extent) -> list[int]:
-    return presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk))
+def _absent(presence: Presence, extents: Sequence[Extent] | None) -> Iterator[int]:
+    """Absent chunks, ascending."""
+    if extents is None:
+        yield from presence.absent()
+        return
+    after = 0  # chunks of the source's may be smaller
+    for extent in extents:
+        touched = chunks_touched(extent.clip(presence.limit), presence.chunk)
+        yield from presence.missing(range(max(touched.start, after), touched.stop))
+        after = max(touched.stop, after)
 
 
 def _size(claimed: _Claimed) -> int:

@@ -44,6 +44,7 @@ STATUSES: list[tuple[type[VoyfsError], int]] = [
     (errors.SeedError, 18),
     (errors.TraceError, 19),
 ]
+WORKING_SET_SECONDS = 3600  # to bring it, when a person asks for it
 SYSTEM = 16  # a file or a system call failed, outside all of these
 DIFFERENT = 1  # `verify` found differences, `fsck` problems
 
@@ -350,11 +351,19 @@ def share(
 @app.command()
 def prefetch(
     mountpoint: Mountpoint,
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, as seen below the mount point.")],
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH...]", help="Files below the mount point.")] = None,
+    working_set: Annotated[bool, typer.Option("--working-set", help="What the source holds in its memory.")] = False,
 ) -> None:
-    """Brings these files ahead of everything else."""
-    brought = control.ask(mounts.find(mountpoint).store, "prefetch", paths=paths)["brought"]
-    print(f"{brought} of {len(paths)} files are local")
+    """Brings these files, or what the source uses, ahead of everything else."""
+    if not paths and not working_set:
+        raise typer.BadParameter("name files, or give --working-set", param_hint="PATH")
+    wanted = list(paths or ())
+    seconds = WORKING_SET_SECONDS if working_set else 0.0
+    reply = control.ask(mounts.find(mountpoint).store, "prefetch", paths=wanted, working_set=seconds)
+    if wanted:
+        print(f"{reply['brought']} of {len(wanted)} files are local")
+    if working_set:
+        print(f"the source's working set is {_size(reply['status']['working_set_bytes'])}")
 
 
 @app.command()

@@ -89,6 +89,7 @@ class Progress:
     first: int = 0  # ranges that go before everything else and may not be here yet
     seed_bytes: int = 0  # that a local tree had, so that they did not cross the network
     written_bytes: int = 0  # by whoever uses the mount
+    working_set_bytes: int = 0  # that the source held in its memory when it was asked
     hits: int = 0  # reads whose bytes were local
     waits: Histogram = field(default_factory=Histogram)  # seconds, of the other reads
     problems: dict[bytes, Problem] = field(default_factory=dict)  # by path on the source

@@ -72,7 +72,9 @@ class Operator:
                 yield {"done": True, "status": self.status()}
             case "prefetch":
                 brought = await self._prefetch([os.fsencode(path) for path in request["paths"]])
-                yield {"done": True, "brought": brought}
+                if request.get("working_set") and not self._hydrating and not self._store.detached:
+                    await self._background.bring_working_set(float(request["working_set"]))
+                yield {"done": True, "brought": brought, "status": self.status()}
             case "refresh":
                 if self._hydrating:
                     raise ControlError("refresh is for a warm mount; this one hydrates already")
@@ -233,6 +235,7 @@ class Operator:
             "first_ranges": progress.first,
             "demand_fetches": progress.demand_fetches,
             "demand_bytes": progress.demand_bytes,
+            "working_set_bytes": progress.working_set_bytes,
             "bandwidth": self._background.carrier.pacer.rate,
             "share": self._settings.share,
             "rate": rate,

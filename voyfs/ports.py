@@ -60,6 +60,16 @@ class Digested:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """Extents of a file that the source uses: `cached` in its memory, else the file was read lately."""
+
+    path: bytes
+    version: Version
+    extents: tuple[Extent, ...]
+    cached: bool
+
+
 class BlockSource(Protocol):
     """A read-only tree somewhere else.
 
@@ -101,6 +111,13 @@ class BlockSource(Protocol):
 
     def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:
         """Digests of everything at or below `path`, parents first. Raises as attach."""
+
+    def working_set(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
+        """What of the tree at or below `path` is in use, most useful first.
+
+        A hint: it may be empty, and old by the time it comes; after a reconnect it starts again. An honest source
+        tells of WORKING_SET_FILES at most. Raises as attach; a source of an earlier version refuses.
+        """
 
     async def release(self) -> None:
         """Tells the source that it is needed no more."""

@@ -20,7 +20,7 @@ from voyfs.core.errors import SourceChanged, SourceUnreachable
 from voyfs.core.extents import Extent
 from voyfs.core.limits import CHUNK, FETCH_BYTES, PIECE_BYTES, REQUEST_OFFERS, STAT_PATHS
 from voyfs.core.offers import Offer, digest_of, offered_parts
-from voyfs.ports import Attachment, BlockSource, Digested, Listing, Piece
+from voyfs.ports import Attachment, BlockSource, Digested, InUse, Listing, Piece
 from voyfs.rpc.wire import path_problem
 
 _Item = TypeVar("_Item")
@@ -94,6 +94,7 @@ class MemorySource:
         self.export_id = bytes(range(16))
         self.calls: Counter[str] = Counter()
         self.released = False
+        self.cached: dict[bytes, tuple[Extent, ...]] = {}  # what "memory" holds of files, the last used last
 
     # Making and changing the tree
 
@@ -223,6 +224,12 @@ class MemorySource:
         await self._called("digest")
         yield self._digest(path)
 
+    @asynccontextmanager
+    async def working_set(self, path: bytes) -> AsyncIterator[AsyncIterator[InUse]]:
+        _sound(path)
+        await self._called("working_set")
+        yield self._working_set(path)
+
     async def release(self) -> None:
         await self._called("release")
         self.released = True
@@ -258,6 +265,13 @@ class MemorySource:
             listing = self._listing(pending.pop(0), 0)
             pending.extend(_below(listing.path, entry.name) for entry in listing.entries if entry.is_directory)
             yield listing
+
+    async def _working_set(self, path: bytes) -> AsyncIterator[InUse]:
+        for name, extents in reversed(self.cached.items()):
+            await trio.lowlevel.checkpoint()
+            node = self._found(name)
+            if node is not None and name.startswith(_below(path, b"")):
+                yield InUse(name, node.version(), extents, cached=True)
 
     async def _digest(self, path: bytes) -> AsyncIterator[Digested]:
         node = self._found(path)
@@ -389,6 +403,9 @@ class FaultySource:
 
     def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:
         return self._streamed("digest", self._source.digest(path))
+
+    def working_set(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
+        return self._streamed("working_set", self._source.working_set(path))
 
     async def release(self) -> None:
         await self._pass("release")

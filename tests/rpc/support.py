@@ -86,7 +86,7 @@ def answering(methods: dict[str, Callable[[bytes], Sequence[bytes]]]) -> Iterato
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    kinds = {"List": streaming, "Walk": streaming, "Digest": streaming, "Stream": both}
+    kinds = {"WorkingSet": streaming, "List": streaming, "Walk": streaming, "Digest": streaming, "Stream": both}
     handlers = {name: kinds.get(name, once)(answer) for name, answer in methods.items()}
     server = grpc.server(
         ThreadPoolExecutor(8),
@@ -116,6 +116,19 @@ async def whole(source: BlockSource, path: bytes) -> bytes:
     """The content of a file of at most FETCH_BYTES."""
     entry = await entry_at(source, path)
     return joined(await source.fetch(path, entry.version, [Extent(0, entry.size)]))
+
+
+def keep_cached(path: Path, extents: Sequence[Extent]) -> None:
+    """Makes of a file on a disk that the page cache holds these extents of it and no more."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)  # what is not written yet cannot be dropped
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
+        for extent in extents:
+            os.pread(file, extent.length, extent.start)
+    finally:
+        os.close(file)
 
 
 def open_descriptors() -> list[str]:

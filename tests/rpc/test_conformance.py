@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ import trio
 import xxhash
 
 from tests.fakes.source import FaultySource, MemorySource
-from tests.rpc.support import entry_at, in_trio, joined, serving, whole
+from tests.rpc.support import entry_at, in_trio, joined, keep_cached, serving, whole
 from voyfs.core.errors import SourceChanged
 from voyfs.core.extents import Extent
 from voyfs.core.limits import CHUNK, FETCH_BYTES, REQUEST_OFFERS, STAT_PATHS
@@ -37,6 +38,7 @@ class World(Protocol):
     def link(self, existing: bytes, path: bytes) -> None: ...
     def xattr(self, path: bytes, name: bytes, value: bytes) -> None: ...
     def remove(self, path: bytes) -> None: ...
+    def use(self, path: bytes, extents: Sequence[Extent]) -> None: ...
 
 
 class MemoryWorld:
@@ -78,6 +80,11 @@ class MemoryWorld:
     def remove(self, path: bytes) -> None:
         self.memory.remove(path)
 
+    def use(self, path: bytes, extents: Sequence[Extent]) -> None:
+        self.memory.cached.pop(path, None)
+        if extents:
+            self.memory.cached[path] = tuple(extents)
+
 
 class WrappedWorld(MemoryWorld):
     def source(self) -> Any:
@@ -88,6 +95,7 @@ class GrpcWorld:
     def __init__(self, top: Path, stack: ExitStack) -> None:
         self._top = os.fsencode(top)
         self._server = stack.enter_context(serving(top))
+        self._used = time.time_ns()
 
     def source(self) -> Any:
         return GrpcSource(str(self._server.address), loss=SourceLoss(5))
@@ -126,6 +134,11 @@ class GrpcWorld:
 
     def remove(self, path: bytes) -> None:
         os.unlink(self._at(path))
+
+    def use(self, path: bytes, extents: Sequence[Extent]) -> None:
+        keep_cached(Path(os.fsdecode(self._at(path))), extents)
+        self._used += 1_000_000_000  # further apart than the kernel's clock ticks
+        os.utime(self._at(path), ns=(self._used, os.stat(self._at(path)).st_mtime_ns))
 
 
 @pytest.fixture(params=["memory", "wrapped", "grpc"])
@@ -448,3 +461,36 @@ async def test_a_cancelled_call_ends_at_once(world: World, source: BlockSource) 
 async def test_release_is_answered(world: World, source: BlockSource) -> None:
     await source.release()
     assert source.reachable
+
+
+@conforms
+async def test_the_working_set_is_what_was_used_by_range_the_last_first(world: World, source: BlockSource) -> None:
+    world.directory(b"d")
+    for name in (b"big", b"d/one", b"d/two", b"cold"):
+        world.file(name, os.urandom(8 * CHUNK + 5))
+    parts = [Extent(CHUNK, 3 * CHUNK), Extent(8 * CHUNK, 8 * CHUNK + 5)]
+    world.use(b"cold", [])
+    world.use(b"d/one", [Extent(0, CHUNK)])
+    world.use(b"big", parts)
+    world.use(b"d/two", [Extent(0, 8 * CHUNK + 5)])
+    async with source.working_set(b"") as files:
+        found = [file async for file in files]
+    assert [file.path for file in found if file.cached] == [b"d/two", b"big", b"d/one"]
+    assert [file.extents for file in found if file.cached] == [
+        (Extent(0, 8 * CHUNK + 5),),
+        tuple(parts),
+        (Extent(0, CHUNK),),
+    ]
+    for file in found:
+        assert file.version == (await entry_at(source, file.path)).version
+    async with source.working_set(b"d") as files:
+        assert [file.path async for file in files if file.cached] == [b"d/two", b"d/one"]
+
+
+@conforms
+async def test_the_working_set_of_what_is_not_there_is_empty(world: World, source: BlockSource) -> None:
+    async with source.working_set(b"missing") as files:
+        assert [file async for file in files] == []
+    with pytest.raises(ValueError, match="not a path"):
+        async with source.working_set(b"../up") as files:
+            assert [file async for file in files] == []

@@ -64,6 +64,12 @@ REQUEST_OFFERS = SEEDS * REQUEST_EXTENTS
 TRACE_RANGES = 65536
 TRACE_BYTES = 16 * MIB
 
+# What is told of a working set: files that matter (a whole ordinary root has 10,000), and memory for their ranges, some
+# 100 bytes each on both ends. A file whose cached parts are more scattered than that is told in part.
+WORKING_SET_FILES = 32768
+WORKING_SET_FILE_EXTENTS = 1024
+WORKING_SET_EXTENTS = 4 * WORKING_SET_FILES
+
 # Demand fetches on their way at once; further ones queue.
 DEMAND_FETCHES = 32
 
@@ -83,3 +89,4 @@ assert AHEAD_FETCHES < DEMAND_FETCHES  # so that reading ahead never takes them 
 assert BULK_JOB_BYTES <= FETCH_BYTES
 assert REQUEST_EXTENTS >= 2 * (BULK_JOB_FILES + BULK_JOB_BYTES // CHUNK)
 assert PIECE_BYTES % CHUNK == 0
+assert MESSAGE_BYTES >= PAGE_BYTES + PATH_BYTES + 32 * WORKING_SET_FILE_EXTENTS

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Self, TypeVar
 
+import grpc
 import trio
 
 from voyfs.core.entry import Entry, Version
@@ -28,12 +29,13 @@ from voyfs.core.limits import (
     STAT_PATHS,
 )
 from voyfs.core.offers import Offer
-from voyfs.ports import Attachment, Digested, Listing, Piece
+from voyfs.ports import Attachment, Digested, InUse, Listing, Piece
 from voyfs.rpc.address import Address, parse_address
-from voyfs.rpc.answers import digested, pieces, require_below, stated
-from voyfs.rpc.assembly import DigestMismatch, ListingAssembly
+from voyfs.rpc.answers import pieces, stated
+from voyfs.rpc.assembly import DigestMismatch
 from voyfs.rpc.calls import CallFailed, Converter, StreamReader, unary
 from voyfs.rpc.channel import open_channel
+from voyfs.rpc.converters import DigestedBelow, Listed, UsedBelow, Walked
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
 from voyfs.rpc.loss import Patience, SourceLoss, lasting_error
@@ -42,7 +44,6 @@ from voyfs.rpc.tls import TlsFiles, refusal
 from voyfs.rpc.wire import (
     BadRequest,
     entry_from_wire,
-    failure_error,
     path_problem,
     ranges_from_wire,
     ranges_to_wire,
@@ -56,7 +57,7 @@ _Reply = TypeVar("_Reply")
 _ATTEMPT_SECONDS = 30.0
 _REFETCHES = 3
 _LISTS = 8  # directories listed at once: a thread each
-_STREAMS = 4  # walks and digests at once: a thread each
+_STREAMS = 4  # walks, digests and working sets at once: a thread each
 _HANDSHAKE_SECONDS = 5.0
 _STAT_BYTES = 1 * MIB  # of paths in one request
 
@@ -134,7 +135,7 @@ class GrpcSource:
         request = pb.ListRequest(path=_sound(path), inode=inode, export_id=self._export_id)
 
         async def attempt(seconds: float) -> Listing:
-            listed = _Listed(path, inode)
+            listed = Listed(path, inode)
             with StreamReader(self._demand.List, request, listed, self._lists, seconds=seconds, most=1) as pages:
                 for listing in await pages.batch() or ():
                     return listing
@@ -144,12 +145,23 @@ class GrpcSource:
 
     def walk(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Listing]]:
         request = pb.WalkRequest(path=_sound(path), export_id=self._export_id)
-        return self._restarting(self._background.Walk, request, lambda: _Walked(path))
+        return self._restarting(self._background.Walk, request, lambda: Walked(path))
 
     def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:
         """After a reconnect it starts again, so a Digested may come twice."""
         request = pb.DigestRequest(path=_sound(path))
-        return self._restarting(self._background.Digest, request, lambda: _DigestedBelow(path))
+        return self._restarting(self._background.Digest, request, lambda: DigestedBelow(path))
+
+    def working_set(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
+        request = pb.WorkingSetRequest(path=_sound(path), export_id=self._export_id)
+        return self._restarting(self._background.WorkingSet, request, lambda: UsedBelow(path), self._newer_failed)
+
+    async def _newer_failed(self, failure: CallFailed, patience: Patience) -> None:
+        """As `_failed`, of what servers of an earlier version do not know: then they have answered all the same."""
+        try:
+            await self._failed(failure, patience)
+        finally:
+            self._reachable |= failure.code is grpc.StatusCode.UNIMPLEMENTED
 
     async def fetch(
         self, path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
@@ -265,14 +277,18 @@ class GrpcSource:
 
     @asynccontextmanager
     async def _restarting(
-        self, method: Any, request: Any, converter: Callable[[], Converter[_Item]]
+        self,
+        method: Any,
+        request: Any,
+        converter: Callable[[], Converter[_Item]],
+        failed: Callable[[CallFailed, Patience], Awaitable[None]] | None = None,
     ) -> AsyncIterator[AsyncIterator[_Item]]:
         def open_stream() -> StreamReader[_Item]:
             self._require_open()
             return StreamReader(method, request, converter(), self._streams)
 
         patience = Patience(self._loss, _ATTEMPT_SECONDS)
-        stream = RestartingStream(open_stream, self._answered, self._failed, patience)
+        stream = RestartingStream(open_stream, self._answered, failed or self._failed, patience)
         try:
             yield stream
         finally:
@@ -280,57 +296,6 @@ class GrpcSource:
 
     def _answered(self) -> None:
         self._reachable = True
-
-
-class _Walked:
-    """Makes Listings at or below `top` of a walk's pages."""
-
-    def __init__(self, top: bytes) -> None:
-        self._top = top
-        self._assembly = ListingAssembly()
-
-    def convert(self, page: pb.Listing) -> list[Listing]:
-        require_below(page.path, self._top)
-        listing = self._assembly.accept(page)
-        return [] if listing is None else [listing]
-
-    def end(self) -> None:
-        if not self._assembly.complete:
-            raise SourceMalformed("the source left a directory unfinished")
-
-
-class _Listed:
-    """Makes the Listing of one directory of its pages."""
-
-    def __init__(self, path: bytes, inode: int) -> None:
-        self._path = path
-        self._inode = inode
-        self._assembly = ListingAssembly()
-
-    def convert(self, page: pb.Listing) -> list[Listing]:
-        if page.HasField("failure"):
-            raise failure_error(page.failure, self._path)
-        if page.path != self._path or self._inode not in (0, page.inode):
-            raise SourceMalformed(f"the source listed another directory than {shown(self._path)}")
-        listing = self._assembly.accept(page)
-        return [] if listing is None else [listing]
-
-    def end(self) -> None:
-        pass  # who waits for the Listing sees that there is none
-
-
-class _DigestedBelow:
-    """Makes Digesteds at or below `top`."""
-
-    def __init__(self, top: bytes) -> None:
-        self._top = top
-
-    def convert(self, reply: pb.DigestReply) -> list[Digested]:
-        require_below(reply.path, self._top)
-        return [digested(reply)]
-
-    def end(self) -> None:
-        pass
 
 
 def _sound(path: bytes) -> bytes:

@@ -16,6 +16,7 @@ import xxhash
 from voyfs.core.entry import Version
 from voyfs.core.extents import Extent
 from voyfs.core.limits import CHUNK, PIECE_BYTES
+from voyfs.rpc.pagecache import cached_extents
 from voyfs.rpc.tree import Tree, TreeError, Trouble, as_tree_errors, version_of
 
 # The kernel stamps changes with a clock that ticks up to every 10 ms: a file that changes twice
@@ -92,6 +93,10 @@ class SourceFile:
             start += run.length
         self._check()
         return digest.digest()
+
+    def cached(self, most: int) -> list[Extent]:
+        """What of it lies in the page cache, in whole chunks; at most `most` extents."""
+        return cached_extents(self._fd, self._version.size, most)
 
     def _seek(self, start: int, whence: int, end: int, otherwise: int) -> int:
         """Where data or a hole begins; `end` past the last, `otherwise` where unsupported."""

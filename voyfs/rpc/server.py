@@ -112,6 +112,7 @@ def _handlers(service: ExportService) -> grpc.GenericRpcHandler:
             "Fetch": unary(once(service.fetch), _parser(pb.FetchRequest), out),
             "Stream": grpc.stream_stream_rpc_method_handler(streaming(each), _parser(pb.FetchRequest), out),
             "Digest": stream(streaming(service.digest), _parser(pb.DigestRequest), out),
+            "WorkingSet": stream(streaming(service.working_set), _parser(pb.WorkingSetRequest), out),
             "Stat": unary(once(service.stat), _parser(pb.StatRequest), out),
             "Release": unary(once(service.release), _parser(pb.ReleaseRequest), out),
         },

@@ -32,6 +32,7 @@ from voyfs.rpc.wire import (
     path_problem,
     ranges_from_wire,
 )
+from voyfs.rpc.workingset import working_set
 
 # Streams hold a thread for as long as the client likes, so they get at most their share, and
 # demand calls always find a free one. A client uses one Stream and one Walk or Digest.
@@ -74,7 +75,7 @@ class ExportService:
             else:
                 yield from walk(self._tree, request.path, request.inode)
 
-    def _is_foreign(self, request: pb.ListRequest | pb.WalkRequest) -> bool:
+    def _is_foreign(self, request: pb.ListRequest | pb.WalkRequest | pb.WorkingSetRequest) -> bool:
         """Whether the client attached to another export, which was served at this address before."""
         return request.export_id not in (b"", self._tree.export_id)
 
@@ -82,6 +83,12 @@ class ExportService:
         _check_path(request.path)
         with _share(self._streams, context):
             yield from digests(self._tree, request.path, context.is_active)
+
+    def working_set(self, request: pb.WorkingSetRequest, context: grpc.ServicerContext) -> Iterator[pb.WorkingSetReply]:
+        _check_path(request.path)
+        with _share(self._streams, context):
+            if not self._is_foreign(request):
+                yield from working_set(self._tree, request.path, context.is_active)
 
     def fetch(self, request: pb.FetchRequest, _: grpc.ServicerContext) -> pb.FetchReply:
         (reply,) = self._replies(request, FETCH_BYTES)

@@ -203,6 +203,24 @@ def ranges_to_wire(
     )
 
 
+def file_from_wire(file: pb.FileRanges) -> tuple[bytes, Version, list[Extent]]:
+    """Ranges of one file. Raises BadRequest."""
+    if (problem := path_problem(file.path)) is not None:
+        raise BadRequest(problem)
+    version = version_from_wire(file.version)
+    if version.size > _OFFSET_LIMIT:
+        raise BadRequest("an impossible size")
+    if len(file.extents) > REQUEST_EXTENTS:
+        raise BadRequest(f"more than {REQUEST_EXTENTS} extents")
+    extents = [Extent(e.offset, e.offset + e.length) for e in file.extents]
+    end = 0
+    for extent in extents:
+        if not end <= extent.start < extent.stop <= version.size:
+            raise BadRequest("extents that are empty, not ascending, or past the end")
+        end = extent.stop
+    return file.path, version, extents
+
+
 def ranges_from_wire(request: pb.FetchRequest) -> list[Ranges]:
     """What a client asks for, per file. Raises BadRequest."""
     if len(request.files) > BULK_JOB_FILES:
@@ -210,21 +228,11 @@ def ranges_from_wire(request: pb.FetchRequest) -> list[Ranges]:
     asked = []
     count = total = offers = 0
     for file in request.files:
-        if (problem := path_problem(file.path)) is not None:
-            raise BadRequest(problem)
-        version = version_from_wire(file.version)
-        if version.size > _OFFSET_LIMIT:
-            raise BadRequest("an impossible size")
-        count += len(file.extents)
+        path, version, extents = file_from_wire(file)
+        count += len(extents)
         if count > REQUEST_EXTENTS:
             raise BadRequest(f"more than {REQUEST_EXTENTS} extents")
-        extents = [Extent(e.offset, e.offset + e.length) for e in file.extents]
-        end = 0
-        for extent in extents:
-            if not end <= extent.start < extent.stop <= version.size:
-                raise BadRequest("extents that are empty, not ascending, or past the end")
-            end = extent.stop
-            total += extent.length
+        total += sum(extent.length for extent in extents)
         offers += len(file.offers)
         if offers > REQUEST_OFFERS:
             raise BadRequest(f"more than {REQUEST_OFFERS} offers")
@@ -233,7 +241,7 @@ def ranges_from_wire(request: pb.FetchRequest) -> list[Ranges]:
         digests = [offer.digest for offer in file.offers]
         if any(len(digest) != DIGEST_BYTES for digest in digests):
             raise BadRequest("an offer whose digest is none")
-        asked.append(Ranges(file.path, version, extents, offered, digests))
+        asked.append(Ranges(path, version, extents, offered, digests))
     if total > FETCH_BYTES:
         raise BadRequest(f"more than {FETCH_BYTES} bytes")
     return asked

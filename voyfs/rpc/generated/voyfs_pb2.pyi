@@ -242,6 +242,22 @@ class StatReply(_message.Message):
     stated: _containers.RepeatedCompositeFieldContainer[Stated]
     def __init__(self, stated: _Optional[_Iterable[_Union[Stated, _Mapping]]] = ...) -> None: ...
 
+class WorkingSetRequest(_message.Message):
+    __slots__ = ("path", "export_id")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_ID_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    export_id: bytes
+    def __init__(self, path: _Optional[bytes] = ..., export_id: _Optional[bytes] = ...) -> None: ...
+
+class WorkingSetReply(_message.Message):
+    __slots__ = ("files", "cached")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[FileRanges]
+    cached: bool
+    def __init__(self, files: _Optional[_Iterable[_Union[FileRanges, _Mapping]]] = ..., cached: _Optional[bool] = ...) -> None: ...
+
 class ReleaseRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

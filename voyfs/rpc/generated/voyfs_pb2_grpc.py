@@ -69,6 +69,11 @@ class ExportStub:
                 request_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.StatRequest.SerializeToString,
                 response_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.StatReply.FromString,
                 _registered_method=True)
+        self.WorkingSet = channel.unary_stream(
+                '/voyfs.v1.Export/WorkingSet',
+                request_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetRequest.SerializeToString,
+                response_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetReply.FromString,
+                _registered_method=True)
         self.Release = channel.unary_unary(
                 '/voyfs.v1.Export/Release',
                 request_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ReleaseRequest.SerializeToString,
@@ -129,6 +134,14 @@ class ExportServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WorkingSet(self, request, context):
+        """What of a subtree the source's memory holds, most useful first, then what was read lately:
+        a hint, bounded, and perhaps nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Release(self, request, context):
         """The client has everything and will not come back.
         """
@@ -173,6 +186,11 @@ def add_ExportServicer_to_server(servicer, server):
                     servicer.Stat,
                     request_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.StatRequest.FromString,
                     response_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.StatReply.SerializeToString,
+            ),
+            'WorkingSet': grpc.unary_stream_rpc_method_handler(
+                    servicer.WorkingSet,
+                    request_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetRequest.FromString,
+                    response_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetReply.SerializeToString,
             ),
             'Release': grpc.unary_unary_rpc_method_handler(
                     servicer.Release,
@@ -369,6 +387,33 @@ class Export:
             '/voyfs.v1.Export/Stat',
             voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.StatRequest.SerializeToString,
             voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.StatReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WorkingSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/voyfs.v1.Export/WorkingSet',
+            voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetRequest.SerializeToString,
+            voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class ExportStub:
     """Digests of a subtree as it stands on the source, for `voyfs verify`."""
     Stat: _grpc.UnaryUnaryMultiCallable[_voyfs_pb2.StatRequest, _voyfs_pb2.StatReply]
     """Attributes of several entries as they are now (at most `limits.stat_paths`)."""
+    WorkingSet: _grpc.UnaryStreamMultiCallable[_voyfs_pb2.WorkingSetRequest, _voyfs_pb2.WorkingSetReply]
+    """What of a subtree the source's memory holds, most useful first, then what was read lately:
+    a hint, bounded, and perhaps nothing.
+    """
     Release: _grpc.UnaryUnaryMultiCallable[_voyfs_pb2.ReleaseRequest, _voyfs_pb2.ReleaseReply]
     """The client has everything and will not come back."""
 
@@ -77,6 +81,10 @@ class ExportAsyncStub(ExportStub):
     """Digests of a subtree as it stands on the source, for `voyfs verify`."""
     Stat: _aio.UnaryUnaryMultiCallable[_voyfs_pb2.StatRequest, _voyfs_pb2.StatReply]  # type: ignore[assignment]
     """Attributes of several entries as they are now (at most `limits.stat_paths`)."""
+    WorkingSet: _aio.UnaryStreamMultiCallable[_voyfs_pb2.WorkingSetRequest, _voyfs_pb2.WorkingSetReply]  # type: ignore[assignment]
+    """What of a subtree the source's memory holds, most useful first, then what was read lately:
+    a hint, bounded, and perhaps nothing.
+    """
     Release: _aio.UnaryUnaryMultiCallable[_voyfs_pb2.ReleaseRequest, _voyfs_pb2.ReleaseReply]  # type: ignore[assignment]
     """The client has everything and will not come back."""
 
@@ -138,6 +146,16 @@ class ExportServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_voyfs_pb2.StatReply, _abc.Awaitable[_voyfs_pb2.StatReply]]:
         """Attributes of several entries as they are now (at most `limits.stat_paths`)."""
+
+    @_abc_1.abstractmethod
+    def WorkingSet(
+        self,
+        request: _voyfs_pb2.WorkingSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_voyfs_pb2.WorkingSetReply], _abc.AsyncIterator[_voyfs_pb2.WorkingSetReply]]:
+        """What of a subtree the source's memory holds, most useful first, then what was read lately:
+        a hint, bounded, and perhaps nothing.
+        """
 
     @_abc_1.abstractmethod
     def Release(
