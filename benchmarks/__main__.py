@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from benchmarks import faults, first_light, fs, migrate
+from benchmarks import faults, first_light, fs, migrate, warm
 
 
 class Benchmark(Protocol):
@@ -24,7 +24,13 @@ class Benchmark(Protocol):
         """Run it; the exit status."""
 
 
-BENCHMARKS: dict[str, Benchmark] = {"first-light": first_light, "fs": fs, "migrate": migrate, "faults": faults}
+BENCHMARKS: dict[str, Benchmark] = {
+    "first-light": first_light,
+    "fs": fs,
+    "migrate": migrate,
+    "faults": faults,
+    "warm": warm,
+}
 
 
 def main() -> int:
