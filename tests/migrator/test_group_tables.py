@@ -42,7 +42,7 @@ from tests.migrator.test_phases import may_take
 
 # A hold from which no member's part in its group can be told any more: what follows is explored without a group.
 HOLDS = frozenset(Hold) - {Hold.DETACHED, Hold.LEFT}
-PHASES = frozenset(Phase) - {Phase.DETACH, Phase.DONE}
+PHASES = frozenset(Phase) - {Phase.DETACH, Phase.KEEP, Phase.DONE, Phase.RETURNED}
 
 
 class Member(NamedTuple):
