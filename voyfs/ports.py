@@ -41,7 +41,7 @@ class Piece:
 
     start: int
     length: int
-    data: bytes | None
+    data: bytes | memoryview | None
     offered: bool = False  # `data` is an offer's: the source has the same, and did not send it
 
     @property

@@ -70,10 +70,9 @@ class Damage:
     def _flipped(self, replies: list[bytes]) -> list[bytes]:
         at = self._at(replies)
         reply = pb.FetchReply.FromString(replies[at])
-        for piece in reply.pieces:
-            if piece.data:
-                place = self._choose.randrange(len(piece.data))
-                piece.data = piece.data[:place] + bytes([piece.data[place] ^ 0x40]) + piece.data[place + 1 :]
+        if reply.data:
+            place = self._choose.randrange(len(reply.data))
+            reply.data = reply.data[:place] + bytes([reply.data[place] ^ 0x40]) + reply.data[place + 1 :]
         return [*replies[:at], reply.SerializeToString(), *replies[at + 1 :]]
 
     def _doubled(self, replies: list[bytes]) -> list[bytes]:

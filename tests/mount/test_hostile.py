@@ -76,8 +76,8 @@ def test_lying_listings_are_errors_and_leave_nothing(tmp_path: Path) -> None:
 def test_content_with_a_wrong_digest_is_never_shown(tmp_path: Path) -> None:
     def lie(request: bytes) -> list[bytes]:
         asked = pb.FetchRequest.FromString(request)
-        piece = pb.Piece(file=0, offset=0, length=5, data=b"wrong", xxh3=1)
-        return [pb.FetchReply(id=asked.id, pieces=[piece], last=True).SerializeToString()]
+        piece = pb.Piece(file=0, offset=0, length=5, xxh3=1)
+        return [pb.FetchReply(data=b"wrong", id=asked.id, pieces=[piece], last=True).SerializeToString()]
 
     pages = [_page(b"", 1, [entry(b"f")])]
     methods = {

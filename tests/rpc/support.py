@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import grpc
 import trio
+import xxhash
 
 from voyfs.core.entry import Entry
 from voyfs.core.extents import Extent
@@ -21,6 +22,7 @@ from voyfs.handshake import FILE_SYSTEM
 from voyfs.mounts import mounts
 from voyfs.ports import BlockSource, Piece
 from voyfs.rpc.address import parse_address
+from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.server import BlockServer
 from voyfs.rpc.tls import TlsFiles
 from voyfs.rpc.tree import Tree
@@ -99,6 +101,23 @@ def answering(methods: dict[str, Callable[[bytes], Sequence[bytes]]]) -> Iterato
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
+
+
+Part = tuple[pb.Piece, bytes]
+
+
+def part(start: int, data: bytes, **changes: object) -> Part:
+    """A sound piece and its data, but for `changes`."""
+    sound = pb.Piece(offset=start, length=len(data), xxh3=xxhash.xxh3_64_intdigest(data))
+    for name, value in changes.items():
+        setattr(sound, name, value)
+    return sound, data
+
+
+def fetched(*parts: Part, id: int = 1, last: bool = True) -> pb.FetchReply:
+    """A reply of `parts`."""
+    pieces = [piece for piece, _ in parts]
+    return pb.FetchReply(data=b"".join(data for _, data in parts), id=id, pieces=pieces, last=last)
 
 
 def joined(pieces: Sequence[Piece]) -> bytes:

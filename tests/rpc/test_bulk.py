@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import trio
-import xxhash
 
-from tests.rpc.support import answering, in_mount_namespace, in_trio, mount, serving
+from tests.rpc.support import Part, answering, fetched, in_mount_namespace, in_trio, mount, part, serving
 from voyfs.bulk import BulkProcess, lane
 from voyfs.bulk.frames import (
     Setup,
@@ -295,15 +294,8 @@ def stream(answer: Callable[[pb.FetchRequest], Sequence[pb.FetchReply]]) -> dict
     return {"Stream": raw}
 
 
-def sound(start: int = 0, stop: int = 100, file: int = 0) -> pb.Piece:
-    part = DATA[start:stop]
-    return pb.Piece(
-        file=file,
-        offset=start,
-        length=len(part),
-        data=part,
-        xxh3=xxhash.xxh3_64_intdigest(part),
-    )
+def sound(start: int = 0, stop: int = 100, file: int = 0) -> Part:
+    return part(start, DATA[start:stop], file=file)
 
 
 @pytest.mark.parametrize("broken", [1, 3, 1000])
@@ -315,8 +307,8 @@ async def test_damaged_data_is_asked_for_again_and_never_lands(broken: int, data
         asked.append(len(request.files))
         pieces = [sound(file=file) for file in range(len(request.files))]
         if len(asked) <= broken:
-            pieces[-1].data = b"!" + DATA[1:]
-        return [pb.FetchReply(id=request.id, pieces=pieces, last=True)]
+            pieces[-1] = pieces[-1][0], b"!" + DATA[1:]
+        return [fetched(*pieces, id=request.id)]
 
     second = placeholder(data, "second", 100)
     jobs = [one(data), one(data, local=b"second", source=b"second", inode=second)]
@@ -335,19 +327,19 @@ async def test_damaged_data_is_asked_for_again_and_never_lands(broken: int, data
 
 
 MALFORMED: dict[str, Callable[[int], list[pb.FetchReply]]] = {
-    "unknown id": lambda id_: [pb.FetchReply(id=id_ + 7, pieces=[sound()], last=True)],
-    "unfinished": lambda id_: [pb.FetchReply(id=id_, pieces=[sound(0, 99)], last=True)],
+    "unknown id": lambda id_: [fetched(sound(), id=id_ + 7)],
+    "unfinished": lambda id_: [fetched(sound(0, 99), id=id_)],
     "nothing": lambda id_: [pb.FetchReply(id=id_, last=True)],
-    "another file": lambda id_: [pb.FetchReply(id=id_, pieces=[sound(file=1)], last=True)],
+    "another file": lambda id_: [fetched(sound(file=1), id=id_)],
     "failure of another": lambda id_: [
         pb.FetchReply(id=id_, failures=[pb.Failure(file=9, reason=pb.CHANGED)], last=True)
     ],
-    "reordered": lambda id_: [pb.FetchReply(id=id_, pieces=[sound(50, 100), sound(0, 50)], last=True)],
-    "long": lambda id_: [pb.FetchReply(id=id_, pieces=[sound(0, 50), sound(0, 51)], last=True)],
-    "a long hole": lambda id_: [pb.FetchReply(id=id_, pieces=[pb.Piece(length=2**62, hole=True)], last=True)],
+    "reordered": lambda id_: [fetched(sound(50, 100), sound(0, 50), id=id_)],
+    "long": lambda id_: [fetched(sound(0, 50), sound(0, 51), id=id_)],
+    "a long hole": lambda id_: [fetched((pb.Piece(length=2**62, hole=True), b""), id=id_)],
     "twice": lambda id_: [
-        pb.FetchReply(id=id_, pieces=[sound(0, 50)]),
-        pb.FetchReply(id=id_, pieces=[sound(0, 50)]),
+        fetched(sound(0, 50), id=id_, last=False),
+        fetched(sound(0, 50), id=id_, last=False),
     ],
 }
 
@@ -363,7 +355,7 @@ async def test_impossible_replies_are_malformed_and_the_lane_goes_on(
         nonlocal asked
         asked += 1
         if asked > 1:
-            return [pb.FetchReply(id=request.id, pieces=[sound()], last=True)]
+            return [fetched(sound(), id=request.id)]
         return replies(request.id)
 
     with answering(stream(answer)) as address:
@@ -378,7 +370,7 @@ async def test_impossible_replies_are_malformed_and_the_lane_goes_on(
 @in_trio
 async def test_files_out_of_order_are_malformed(data: Path) -> None:
     def answer(request: pb.FetchRequest) -> Sequence[pb.FetchReply]:
-        return [pb.FetchReply(id=request.id, pieces=[sound(file=1), sound(file=0)], last=True)]
+        return [fetched(sound(file=1), sound(file=0), id=request.id)]
 
     second = placeholder(data, "second", 100)
     jobs = [one(data), one(data, local=b"second", inode=second)]
@@ -433,7 +425,7 @@ async def test_a_killed_process_fails_its_jobs_and_starts_again(data: Path) -> N
     def answer(request: pb.FetchRequest) -> Sequence[pb.FetchReply]:
         asked.release()
         go_on.wait(30)
-        return [pb.FetchReply(id=request.id, pieces=[sound()], last=True)]
+        return [fetched(sound(), id=request.id)]
 
     with answering(stream(answer)) as address:
         async with bulk(address, data) as process:

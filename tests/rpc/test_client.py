@@ -8,16 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 import trio
 import trio.testing
-import xxhash
 from google.protobuf.message import Message
 
-from tests.rpc.support import Relay, answering, entry_at, in_trio, joined, serving, whole
+from tests.rpc.support import Part, Relay, answering, entry_at, fetched, in_trio, joined, part, serving, whole
 from voyfs.core.entry import Version
 from voyfs.core.errors import (
     InsecureError,
@@ -60,13 +58,6 @@ def entry(**changes: object) -> pb.Entry:
             sound.xattrs.extend(value)  # type: ignore[arg-type]
         else:
             setattr(sound, name, value)
-    return sound
-
-
-def piece(start: int, data: bytes, **changes: object) -> pb.Piece:
-    sound = pb.Piece(offset=start, length=len(data), data=data, xxh3=xxhash.xxh3_64_intdigest(data))
-    for name, value in changes.items():
-        setattr(sound, name, value)
     return sound
 
 
@@ -228,28 +219,29 @@ async def test_an_endless_directory_is_malformed(bound: str) -> None:
 
 
 DATA = bytes(range(100))
-BAD_PIECES: dict[str, list[pb.Piece]] = {
+BAD_PIECES: dict[str, list[Part]] = {
     "nothing": [],
-    "short": [piece(0, DATA[:99])],
-    "long": [piece(0, DATA + b"x")],
-    "late": [piece(1, DATA[1:])],
-    "gap": [piece(0, DATA[:50]), piece(51, DATA[51:])],
-    "overlap": [piece(0, DATA[:50]), piece(49, DATA[49:])],
-    "reordered": [piece(50, DATA[50:]), piece(0, DATA[:50])],
-    "duplicated": [piece(0, DATA[:50]), piece(0, DATA[:50]), piece(50, DATA[50:])],
-    "more": [piece(0, DATA), piece(100, b"more")],
-    "another file": [piece(0, DATA, file=1)],
-    "length": [piece(0, DATA, length=200)],
-    "no length": [piece(0, b""), piece(0, DATA)],
-    "data in a hole": [piece(0, DATA, hole=True)],
-    "a long hole": [pb.Piece(offset=0, length=2**63, hole=True)],
+    "short": [part(0, DATA[:99])],
+    "long": [part(0, DATA + b"x")],
+    "late": [part(1, DATA[1:])],
+    "gap": [part(0, DATA[:50]), part(51, DATA[51:])],
+    "overlap": [part(0, DATA[:50]), part(49, DATA[49:])],
+    "reordered": [part(50, DATA[50:]), part(0, DATA[:50])],
+    "duplicated": [part(0, DATA[:50]), part(0, DATA[:50]), part(50, DATA[50:])],
+    "more": [part(0, DATA), part(100, b"more")],
+    "another file": [part(0, DATA, file=1)],
+    "length": [part(0, DATA, length=200)],
+    "no length": [part(0, b""), part(0, DATA)],
+    "data in a hole": [part(0, DATA, hole=True)],
+    "data of no piece": [part(0, DATA), (pb.Piece(), b"x")],
+    "a long hole": [(pb.Piece(offset=0, length=2**63, hole=True), b"")],
 }
 
 
 @pytest.mark.parametrize("pieces", BAD_PIECES.values(), ids=BAD_PIECES)
 @in_trio
-async def test_pieces_that_were_not_asked_for_are_malformed(pieces: list[pb.Piece]) -> None:
-    with answering({"Fetch": says(pb.FetchReply(id=1, pieces=pieces, last=True))}) as address:
+async def test_pieces_that_were_not_asked_for_are_malformed(pieces: list[Part]) -> None:
+    with answering({"Fetch": says(fetched(*pieces))}) as address:
         async with GrpcSource(address, loss=SOON) as source:
             with pytest.raises(SourceMalformed):
                 await source.fetch(b"file", VERSION, WHOLE)
@@ -258,13 +250,13 @@ async def test_pieces_that_were_not_asked_for_are_malformed(pieces: list[pb.Piec
 OFFERS = [Offer(0, DATA[:50], digest_of(DATA[:50])), Offer(50, DATA[49:99], digest_of(DATA[49:99]))]
 
 
-def taken(number: int, of: bytes, offset: int = 0, **fields: Any) -> pb.Piece:
-    """The piece that takes the offer `number` (from 1 on) for bytes `of` the source."""
-    wire: dict[str, Any] = {"length": len(of), "xxh3": xxhash.xxh3_64_intdigest(of), "offer": number}
-    return pb.Piece(offset=offset, **(wire | fields))
+def taken(number: int, of: bytes, offset: int = 0, data: bytes = b"") -> Part:
+    """The piece that takes the offer `number` (from 1 on) for bytes `of` the source, and brings `data` all the same."""
+    sound, _ = part(offset, of, offer=number)
+    return sound, data
 
 
-BAD_TAKINGS: dict[str, pb.Piece] = {
+BAD_TAKINGS: dict[str, Part] = {
     "not offered": taken(3, DATA[:50]),
     "far from offered": taken(2**32 - 1, DATA[:50]),
     "offered elsewhere": taken(2, DATA[49:99]),
@@ -274,21 +266,19 @@ BAD_TAKINGS: dict[str, pb.Piece] = {
 }
 
 
-@pytest.mark.parametrize("piece_", BAD_TAKINGS.values(), ids=BAD_TAKINGS)
+@pytest.mark.parametrize("wrong", BAD_TAKINGS.values(), ids=BAD_TAKINGS)
 @in_trio
-async def test_what_was_not_offered_cannot_be_taken(piece_: pb.Piece) -> None:
-    pieces = [piece_, piece(50, DATA[50:])]
-    with answering({"Fetch": says(pb.FetchReply(id=1, pieces=pieces, last=True))}) as address:
+async def test_what_was_not_offered_cannot_be_taken(wrong: Part) -> None:
+    with answering({"Fetch": says(fetched(wrong, part(50, DATA[50:])))}) as address:
         async with GrpcSource(address, loss=SOON) as source:
-            with pytest.raises(SourceMalformed):
+            with pytest.raises((SourceMalformed, SourceCorrupt) if wrong[1] else SourceMalformed):
                 await source.fetch(b"file", VERSION, WHOLE, OFFERS)
 
 
 @in_trio
 async def test_an_offer_taken_for_other_bytes_is_corrupt() -> None:
     """What is offered for its second half is not what the source says it read."""
-    pieces = [taken(1, DATA[:50]), taken(2, DATA[50:], 50)]
-    with answering({"Fetch": says(pb.FetchReply(id=1, pieces=pieces, last=True))}) as address:
+    with answering({"Fetch": says(fetched(taken(1, DATA[:50]), taken(2, DATA[50:], 50)))}) as address:
         async with GrpcSource(address, loss=SOON) as source:
             with pytest.raises(SourceCorrupt):
                 await source.fetch(b"file", VERSION, WHOLE, OFFERS)
@@ -302,11 +292,10 @@ async def test_damaged_data_is_fetched_again_and_never_returned(broken: float) -
     def fetch(_: bytes) -> Sequence[bytes]:
         nonlocal asked
         asked += 1
-        first = piece(0, DATA[:50])
-        second = piece(50, DATA[50:])
+        second, data = part(50, DATA[50:])
         if asked <= broken:
-            second.data = DATA[50:99] + b"!"
-        return [pb.FetchReply(id=1, pieces=[first, second], last=True).SerializeToString()]
+            data = DATA[50:99] + b"!"
+        return [fetched(part(0, DATA[:50]), (second, data)).SerializeToString()]
 
     with answering({"Fetch": fetch}) as address:
         async with GrpcSource(address, loss=SOON) as source:

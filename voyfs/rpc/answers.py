@@ -9,6 +9,7 @@ from voyfs.core.offers import Offer
 from voyfs.ports import Digested, Piece
 from voyfs.rpc.assembly import FileAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.reply import contents, decode
 from voyfs.rpc.wire import entry_from_wire, failure_error, path_problem, shown
 
 _CONTENT_BYTES = 16  # XXH3-128
@@ -22,16 +23,17 @@ def require_below(path: bytes, top: bytes) -> None:
         raise SourceMalformed(f"the source sent a path not asked for: {shown(path)}")
 
 
-def pieces(reply: pb.FetchReply, path: bytes, extents: Sequence[Extent], offers: Sequence[Offer]) -> list[Piece]:
+def pieces(message: bytes, path: bytes, extents: Sequence[Extent], offers: Sequence[Offer]) -> list[Piece]:
     """All of `extents`, checked. Raises SourceErrors and DigestMismatch."""
+    reply, data = decode(message)
     for failure in reply.failures:
         raise failure_error(failure, path)
     assembly = FileAssembly(path, extents, offers)
     found = []
-    for wire in reply.pieces:
+    for wire, part in contents(reply, data):
         if wire.file != 0:
             raise SourceMalformed("the source sent a file not asked for")
-        found.append(assembly.accept(wire))
+        found.append(assembly.accept(wire, part))
     if not assembly.complete:
         raise SourceMalformed(f"the source left {shown(path)} unfinished")
     return found

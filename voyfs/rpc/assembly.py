@@ -40,26 +40,26 @@ class FileAssembly:
     def complete(self) -> bool:
         return self._position < 0
 
-    def accept(self, wire: pb.Piece) -> Piece:
-        """The next piece. Raises SourceMalformed or DigestMismatch; then nothing more counts."""
+    def accept(self, wire: pb.Piece, data: memoryview) -> Piece:
+        """The next piece, a view of `data`. Raises SourceMalformed or DigestMismatch; then nothing more counts."""
         length = wire.length
         if (
             self.complete
             or wire.offset != self._position
             or not 0 < length <= self._stop - self._position
-            or len(wire.data) != (0 if wire.hole or wire.offer else length)
+            or len(data) != (0 if wire.hole or wire.offer else length)
         ):
             raise SourceMalformed(f"the source sent bytes not asked for: {shown(self._path)}")
-        data = None
+        found = None
         if not wire.hole:
-            data = self._offered(wire) if wire.offer else wire.data
-            if xxhash.xxh3_64_intdigest(data) != wire.xxh3:
+            found = self._offered(wire) if wire.offer else data
+            if xxhash.xxh3_64_intdigest(found) != wire.xxh3:
                 raise DigestMismatch(
                     f"bytes {wire.offset} to {wire.offset + length} of {shown(self._path)} do not match their digest"
                 )
         self._position += length
         self._advance()
-        return Piece(wire.offset, length, data, offered=bool(wire.offer))
+        return Piece(wire.offset, length, found, offered=bool(wire.offer))
 
     def _offered(self, wire: pb.Piece) -> bytes:
         if wire.offer <= len(self._offers):

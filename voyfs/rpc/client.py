@@ -39,6 +39,7 @@ from voyfs.rpc.converters import DigestedBelow, Listed, UsedBelow, Walked
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
 from voyfs.rpc.loss import Patience, SourceLoss, lasting_error
+from voyfs.rpc.reply import FETCH
 from voyfs.rpc.restarting import RestartingStream
 from voyfs.rpc.tls import TlsFiles, refusal
 from voyfs.rpc.wire import (
@@ -85,6 +86,7 @@ class GrpcSource:
         self._demand_channel = open_channel(self._address, tls, server_name, bulk=False)
         self._background_channel = open_channel(self._address, tls, server_name, bulk=False)
         self._demand = ExportStub(self._demand_channel)
+        self._fetch: Any = self._demand_channel.unary_unary(FETCH, pb.FetchRequest.SerializeToString)
         self._background = ExportStub(self._background_channel)
         self._fetches = trio.CapacityLimiter(DEMAND_FETCHES)
         self._lists = trio.CapacityLimiter(_LISTS)
@@ -173,8 +175,8 @@ class GrpcSource:
         except BadRequest as error:
             raise ValueError(str(error)) from error
 
-        async def attempt(seconds: float) -> pb.FetchReply:
-            return await unary(self._demand.Fetch, request, seconds)
+        async def attempt(seconds: float) -> bytes:
+            return await unary(self._fetch, request, seconds)
 
         async def ask() -> list[Piece]:
             return pieces(await self._persist(attempt), path, extents, offers)

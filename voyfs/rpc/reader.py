@@ -35,7 +35,7 @@ class Run:
 
     start: int
     length: int
-    data: bytes | None
+    data: bytes | memoryview | None
     offer: int | None = None  # index of the offer that has the same data
 
     @property
@@ -126,18 +126,19 @@ class SourceFile:
 def _without_zeros(run: Run) -> Iterator[Run]:
     """`run` with those parts as holes that are whole chunks of zeros."""
     data = run.data
-    assert data is not None
+    assert isinstance(data, bytes)
     if not any(data.startswith(_ZEROS, at) for at in range(0, run.length, CHUNK)):
         yield run
         return
     at = 0
+    view = memoryview(data)
     while at < run.length:
         zeros = data.startswith(_ZEROS, at)
         end = at + CHUNK
         while end < run.length and data.startswith(_ZEROS, end) == zeros:
             end += CHUNK
         end = min(end, run.length)
-        yield Run(run.start + at, end - at, None if zeros else data[at:end])
+        yield Run(run.start + at, end - at, None if zeros else view[at:end])
         at = end
 
 

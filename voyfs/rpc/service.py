@@ -24,6 +24,7 @@ from voyfs.core.offers import digest_of, offered_parts
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.pages import digests, failure_to_wire, pages, walk
 from voyfs.rpc.reader import Run, open_file
+from voyfs.rpc.reply import encode
 from voyfs.rpc.tree import Tree, TreeError, Trouble
 from voyfs.rpc.wire import (
     BadRequest,
@@ -90,11 +91,11 @@ class ExportService:
             if not self._is_foreign(request):
                 yield from working_set(self._tree, request.path, context.is_active)
 
-    def fetch(self, request: pb.FetchRequest, _: grpc.ServicerContext) -> pb.FetchReply:
+    def fetch(self, request: pb.FetchRequest, _: grpc.ServicerContext) -> bytes:
         (reply,) = self._replies(request, FETCH_BYTES)
         return reply
 
-    def stream(self, requests: Iterator[pb.FetchRequest], context: grpc.ServicerContext) -> Iterator[pb.FetchReply]:
+    def stream(self, requests: Iterator[pb.FetchRequest], context: grpc.ServicerContext) -> Iterator[bytes]:
         with _share(self._streams, context):
             for request in requests:
                 yield from self._replies(request, PIECE_BYTES)
@@ -122,23 +123,27 @@ class ExportService:
         context.add_callback(self._on_release)
         return pb.ReleaseReply()
 
-    def _replies(self, request: pb.FetchRequest, batch: int) -> Iterator[pb.FetchReply]:
+    def _replies(self, request: pb.FetchRequest, batch: int) -> Iterator[bytes]:
         """Replies to one request, each with up to `batch` bytes of data; the last has `last`."""
         reply = pb.FetchReply(id=request.id)
+        data: list[bytes | memoryview] = []
         size = 0
         for index, asked in enumerate(ranges_from_wire(request)):
             try:
                 for run in self._runs(asked):
                     if size and run.sent and size + run.sent > batch:
-                        yield reply
+                        yield encode(reply, data)
                         reply = pb.FetchReply(id=request.id)
+                        data = []
                         size = 0
                     _add_piece(reply, index, run)
-                    size += run.sent
+                    if run.data is not None and run.sent:
+                        data.append(run.data)
+                        size += run.sent
             except TreeError as error:
                 reply.failures.append(failure_to_wire(error, index))
         reply.last = True
-        yield reply
+        yield encode(reply, data)
 
     def _runs(self, asked: Ranges) -> Iterator[Run]:
         with open_file(self._tree, asked.path, asked.version) as file:
@@ -177,7 +182,6 @@ def _add_piece(reply: pb.FetchReply, index: int, run: Run) -> None:
             file=index,
             offset=run.start,
             length=run.length,
-            data=run.data,
             xxh3=xxhash.xxh3_64_intdigest(run.data),
         )
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -20,8 +20,8 @@ from voyfs.core.offers import Offer
 from voyfs.ports import FileDone, FileJob, Piece
 from voyfs.rpc.assembly import DigestMismatch, FileAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
-from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
 from voyfs.rpc.loss import lasting_error
+from voyfs.rpc.reply import STREAM, contents, decode
 from voyfs.rpc.wire import failure_error, ranges_to_wire
 
 _REFETCHES = 3
@@ -110,12 +110,12 @@ class _Request:
             files=[ranges_to_wire(job.source, job.version, job.extents, offers) for job, offers in asked],
         )
 
-    def accept(self, reply: pb.FetchReply, landing: Landing) -> None:
+    def accept(self, reply: pb.FetchReply, data: memoryview, landing: Landing) -> None:
         """Lands the pieces of a reply. Raises SourceMalformed."""
         for failure in reply.failures:
             file = self._file(failure.file)
             file.error = failure_error(failure, file.job.source)
-        for piece in reply.pieces:
+        for piece, part in contents(reply, data):
             if piece.file != self._current:
                 self._leave()
                 if piece.file < self._current:
@@ -123,7 +123,7 @@ class _Request:
                 self._current = piece.file
             file = self._file(piece.file)
             if file.error is None:
-                self._land(file, piece, landing)
+                self._land(file, piece, part, landing)
         if reply.last:
             self._leave()
             for file in self._files:
@@ -141,9 +141,9 @@ class _Request:
             raise SourceMalformed("the source sent a file not asked for")
         return self._files[index]
 
-    def _land(self, file: _File, wire: pb.Piece, landing: Landing) -> None:
+    def _land(self, file: _File, wire: pb.Piece, data: memoryview, landing: Landing) -> None:
         try:
-            piece = file.assembly.accept(wire)
+            piece = file.assembly.accept(wire, data)
             if piece.data is None:
                 return
             file.received += piece.sent
@@ -164,7 +164,7 @@ class BulkStream:
     """Carries out runs of jobs; `report` is called with the outcomes, from either thread."""
 
     def __init__(self, channel: grpc.Channel, landing: Landing, seeds: Offering, report: Report) -> None:
-        self._stub = ExportStub(channel)
+        self._stream: Any = channel.stream_stream(STREAM, pb.FetchRequest.SerializeToString)
         self._landing = landing
         self._seeds = seeds
         self._report = report
@@ -196,11 +196,11 @@ class BulkStream:
 
     def _receive(self, queue: "SimpleQueue[pb.FetchRequest | None]") -> None:
         """Receives all replies of one stream; runs until it breaks."""
-        call = self._stub.Stream(iter(queue.get, None))
+        call = self._stream(iter(queue.get, None))
         error: SourceError = SourceUnreachable("the source closed the stream")
         try:
-            for reply in call:
-                self._accept(reply)
+            for message in call:
+                self._accept(message)
         except grpc.RpcError:
             details = call.details()
             error = lasting_error(call.code(), details) or SourceUnreachable(
@@ -218,11 +218,12 @@ class BulkStream:
             request.fail(error)
             self._report(request.run.number, request.run.outcomes())
 
-    def _accept(self, reply: pb.FetchReply) -> None:
+    def _accept(self, message: bytes) -> None:
+        reply, data = decode(message)
         request = self._requests.get(reply.id)
         if request is None:
             raise SourceMalformed("the source answered what nobody asked")
-        request.accept(reply, self._landing)
+        request.accept(reply, data, self._landing)
         if reply.last:
             with self._lock:
                 del self._requests[reply.id]

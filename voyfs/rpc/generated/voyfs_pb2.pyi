@@ -165,22 +165,20 @@ class FetchRequest(_message.Message):
     def __init__(self, id: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRanges, _Mapping]]] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("file", "offset", "length", "hole", "data", "xxh3", "offer")
+    __slots__ = ("file", "offset", "length", "hole", "xxh3", "offer")
     FILE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     HOLE_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
     XXH3_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     file: int
     offset: int
     length: int
     hole: bool
-    data: bytes
     xxh3: int
     offer: int
-    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., hole: _Optional[bool] = ..., data: _Optional[bytes] = ..., xxh3: _Optional[int] = ..., offer: _Optional[int] = ...) -> None: ...
+    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., hole: _Optional[bool] = ..., xxh3: _Optional[int] = ..., offer: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("file", "reason", "detail")
@@ -193,16 +191,18 @@ class Failure(_message.Message):
     def __init__(self, file: _Optional[int] = ..., reason: _Optional[_Union[Reason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class FetchReply(_message.Message):
-    __slots__ = ("id", "pieces", "failures", "last")
+    __slots__ = ("data", "id", "pieces", "failures", "last")
+    DATA_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     PIECES_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
     id: int
     pieces: _containers.RepeatedCompositeFieldContainer[Piece]
     failures: _containers.RepeatedCompositeFieldContainer[Failure]
     last: bool
-    def __init__(self, id: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[Piece, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
+    def __init__(self, data: _Optional[bytes] = ..., id: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[Piece, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class DigestRequest(_message.Message):
     __slots__ = ("path",)
