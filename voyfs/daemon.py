@@ -27,6 +27,7 @@ from voyfs.fuse import Operations, forget
 from voyfs.gauges import families_of
 from voyfs.hydrator import Hydrator
 from voyfs.logs import get_logger
+from voyfs.neighbours import Neighbours
 from voyfs.operator import Operator
 from voyfs.pacing import Pacer
 from voyfs.rpc.client import GrpcSource
@@ -39,7 +40,7 @@ from voyfs.supervisor import REPLACE, Settings, redirect
 from voyfs.syscalls import boot_id
 from voyfs.takeover import StandIn, keep_buffers_resident
 from voyfs.traces import Recorder, read_trace
-from voyfs.vfs import Vfs, in_thread
+from voyfs.vfs import Vfs, cookie, in_thread
 
 log = get_logger(__name__)
 
@@ -112,6 +113,7 @@ class Daemon:
         self._seeds = Seeds(settings.seeds) if settings.seeds else None
         self._share = Share(Path(settings.share)) if settings.share else None
         self._hydrator = Hydrator(self._store, self._source, self._seeds, self._share)
+        self._hydrator.neighbours = Neighbours(self._store, self._source, self._hydrator, cookie)
         if self._store.detached or self._taking_over:
             return  # whatever is wrong with the source now, what is local must be served on
         known = self._store.export_id is not None

@@ -9,9 +9,9 @@ across an await (docs/CONCURRENCY.md).
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -24,7 +24,7 @@ from voyfs.core.offers import Offer
 from voyfs.core.prefetch import Window
 from voyfs.core.presence import Presence
 from voyfs.logs import get_logger
-from voyfs.ports import BlockSource
+from voyfs.ports import BlockSource, Piece
 from voyfs.seeds import Seeds
 from voyfs.sharing import Share
 from voyfs.store.record import Record
@@ -100,6 +100,15 @@ class Progress:
         return self.demand_bytes + self.background_bytes
 
 
+class Nearby(Protocol):
+    """Small files that are brought along with those that are read."""
+
+    unread: Set[int]  # that were brought, and nobody has read yet
+
+    def read(self, node: Node, /) -> None:
+        """The small file `node` is read: one of `unread`, or one that is absent."""
+
+
 class Hydrator:
     """Fetching for one store from one source."""
 
@@ -115,6 +124,7 @@ class Hydrator:
         self._source = source
         self._flights: dict[int, list[Flight]] = {}
         self.populating: dict[int, trio.Event] = {}
+        self.neighbours: Nearby | None = None  # without it none are brought
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self.nursery: trio.Nursery | None = None  # of what is fetched ahead of readers; without it nothing is
         self._ahead = 0  # of these fetches, under way
@@ -192,10 +202,15 @@ class Hydrator:
             self.recorder.needed(record.source, extent, record.version.size)
         if record is None or record.presence is None or record.presence.complete:
             self.progress.hits += 1
+            if self.neighbours is not None and node.ino in self.neighbours.unread:
+                self.neighbours.read(node)
             return
         presence = record.presence
         wide = extent
-        if ahead:
+        if presence.limit <= presence.chunk:
+            if ahead and self.neighbours is not None:
+                self.neighbours.read(node)
+        elif ahead:
             wide = self._window(node).read(extent)
             near = min(wide.stop, extent.stop + AHEAD_FETCH_BYTES)
             self._read_ahead(node, record, presence, Extent(near, wide.stop))
@@ -277,7 +292,7 @@ class Hydrator:
             with self._demand():
                 await self.attach()
                 extents = list(coalesce(sorted(flight.chunks), presence.chunk, presence.limit, FETCH_BYTES))
-                offers = await self._offers(record.source, extents)
+                offers = await self.offers(record.source, extents)
                 pieces = await self._source.fetch(record.source, record.version, extents, offers) if extents else []
         except SourceChanged as error:
             self.problem(record.source, error)
@@ -289,13 +304,18 @@ class Hydrator:
             self.progress.demand_bytes += count
         else:
             self.progress.background_bytes += count
+        self.keep(node, presence, flight, pieces)
+
+    def keep(self, node: Node, presence: Presence, flight: Flight, pieces: Sequence[Piece]) -> None:
+        """Writes what `pieces` have of the chunks that a flight in hand still has, and marks these present."""
         left = sorted(flight.chunks)
         for extent in coalesce(left, presence.chunk, presence.limit, FETCH_BYTES):
             for piece in pieces:
                 self._store.content.fill(node, piece, extent)
         self._store.content.filled(node, left)
 
-    async def _offers(self, path: bytes, extents: Sequence[Extent]) -> list[Offer]:
+    async def offers(self, path: bytes, extents: Sequence[Extent]) -> list[Offer]:
+        """What the seeds have there."""
         if self._seeds is None or not extents:
             return []
         return await trio.to_thread.run_sync(self._seeds.offers, path, extents, abandon_on_cancel=True)

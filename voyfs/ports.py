@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from voyfs.core.entry import Entry, Version
+from voyfs.core.errors import SourceError
 from voyfs.core.extents import Extent
 from voyfs.core.offers import Offer
 
@@ -48,6 +49,16 @@ class Piece:
     def sent(self) -> int:
         """Bytes of data that came from the source."""
         return 0 if self.data is None or self.offered else self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Extents of one file of the source: ascending, disjoint, within the size; and what may be offered for them."""
+
+    path: bytes
+    version: Version
+    extents: tuple[Extent, ...]
+    offers: tuple[Offer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,12 @@ class BlockSource(Protocol):
         bytes or disjoint; at most REQUEST_OFFERS) those are taken that the source's version has: all but parts of
         holes. Raises SourceChanged when the file is of another version
         now, SourceCorrupt, SourceUnreadable, and as attach.
+        """
+
+    async def fetch_files(self, wanted: Sequence[Wanted]) -> list[list[Piece] | SourceError]:
+        """As `fetch`, of at most BULK_JOB_FILES files in one call; where one cannot be had, the reason in its place.
+
+        Together at most FETCH_BYTES. Raises SourceCorrupt, and as attach.
         """
 
     async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:

@@ -16,11 +16,11 @@ import trio
 import xxhash
 
 from voyfs.core.entry import Entry, Version
-from voyfs.core.errors import SourceChanged, SourceUnreachable
+from voyfs.core.errors import SourceChanged, SourceError, SourceUnreachable
 from voyfs.core.extents import Extent
-from voyfs.core.limits import CHUNK, FETCH_BYTES, PIECE_BYTES, REQUEST_OFFERS, STAT_PATHS
+from voyfs.core.limits import BULK_JOB_FILES, CHUNK, FETCH_BYTES, PIECE_BYTES, REQUEST_OFFERS, STAT_PATHS
 from voyfs.core.offers import Offer, digest_of, offered_parts
-from voyfs.ports import Attachment, BlockSource, Digested, InUse, Listing, Piece
+from voyfs.ports import Attachment, BlockSource, Digested, InUse, Listing, Piece, Wanted
 from voyfs.rpc.wire import path_problem
 
 _Item = TypeVar("_Item")
@@ -201,12 +201,28 @@ class MemorySource:
         _check_extents(version, extents)
         _check_offers(extents, offers)
         await self._called("fetch")
-        node = self._found(path)
-        if node is None or not stat.S_ISREG(node.mode) or node.version() != version:
-            raise SourceChanged(f"{path!r} has changed")
+        found = self._runs(Wanted(path, version, tuple(extents), tuple(offers)))
+        if isinstance(found, SourceError):
+            raise found
+        return found
+
+    async def fetch_files(self, wanted: Sequence[Wanted]) -> list[list[Piece] | SourceError]:
+        for file in wanted:
+            _sound(file.path)
+            _check_extents(file.version, file.extents)
+            _check_offers(file.extents, file.offers)
+        if len(wanted) > BULK_JOB_FILES or sum(e.length for file in wanted for e in file.extents) > FETCH_BYTES:
+            raise ValueError("too much in one fetch")
+        await self._called("fetch_files")
+        return [self._runs(file) for file in wanted]
+
+    def _runs(self, file: Wanted) -> list[Piece] | SourceError:
+        node = self._found(file.path)
+        if node is None or not stat.S_ISREG(node.mode) or node.version() != file.version:
+            return SourceChanged(f"{file.path!r} has changed")
         found: list[Piece] = []
-        for extent, offered in offered_parts(extents, [offer.extent for offer in offers]):
-            found += _compared(list(node.runs(extent)), [offers[index] for index in offered])
+        for extent, offered in offered_parts(file.extents, [offer.extent for offer in file.offers]):
+            found += _compared(list(node.runs(extent)), [file.offers[index] for index in offered])
         return found
 
     async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
@@ -396,6 +412,10 @@ class FaultySource:
     ) -> list[Piece]:
         await self._pass("fetch")
         return await self._source.fetch(path, version, extents, offers)
+
+    async def fetch_files(self, wanted: Sequence[Wanted]) -> list[list[Piece] | SourceError]:
+        await self._pass("fetch_files")
+        return await self._source.fetch_files(wanted)
 
     async def stat(self, paths: Sequence[bytes]) -> list[Entry | None]:
         await self._pass("stat")

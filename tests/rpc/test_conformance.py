@@ -16,9 +16,9 @@ from tests.fakes.source import FaultySource, MemorySource
 from tests.rpc.support import entry_at, in_trio, joined, keep_cached, serving, whole
 from voyfs.core.errors import SourceChanged
 from voyfs.core.extents import Extent
-from voyfs.core.limits import CHUNK, FETCH_BYTES, REQUEST_OFFERS, STAT_PATHS
+from voyfs.core.limits import BULK_JOB_FILES, CHUNK, FETCH_BYTES, REQUEST_OFFERS, STAT_PATHS
 from voyfs.core.offers import Offer, digest_of
-from voyfs.ports import BlockSource, Digested, Listing
+from voyfs.ports import BlockSource, Digested, Listing, Wanted
 from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.loss import SourceLoss
 
@@ -356,6 +356,29 @@ async def test_impossible_offers_are_an_error_of_the_caller(world: World, source
         extents = [Extent(0, 100), Extent(200, 300), Extent(1 << 21, (1 << 21) + 2 * CHUNK)]
         with pytest.raises(ValueError, match=r"."):
             await source.fetch(b"big", version, extents, offers)
+
+
+@conforms
+async def test_several_files_come_in_one_call_and_each_fails_alone(world: World, source: BlockSource) -> None:
+    contents = [os.urandom(number * 100 + 1) for number in range(20)]
+    for number, content in enumerate(contents):
+        world.file(b"%d" % number, content)
+    world.directory(b"dir")
+    wanted = []
+    for number, content in enumerate(contents):
+        entry = await entry_at(source, b"%d" % number)
+        wanted.append(Wanted(b"%d" % number, entry.version, (Extent(0, len(content)),)))
+    other = wanted[0].version
+    for path in (b"none", b"dir", b"7"):
+        wanted.insert(5, Wanted(path, other, (Extent(0, 1),)))
+    found = await source.fetch_files(wanted)
+    failed, had = found[5:8], found[:5] + found[8:]
+    assert [type(each) for each in failed] == [SourceChanged] * 3
+    assert [joined(each) for each in had if not isinstance(each, Exception)] == contents
+    assert await source.fetch_files([]) == []
+    for bad in ([*wanted, Wanted(b"..", other, ())], [wanted[0]] * (BULK_JOB_FILES + 1)):
+        with pytest.raises(ValueError, match=r"."):
+            await source.fetch_files(bad)
 
 
 @conforms

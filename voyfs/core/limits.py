@@ -79,6 +79,13 @@ AHEAD_BYTES = 8 * MIB
 AHEAD_FETCH_BYTES = 1 * MIB
 AHEAD_FETCHES = 16
 
+# Small files (of one chunk) brought along with one that is asked for, the first time and at most, and how many such
+# fetches at once. Landing one takes some 0.1 ms, in which whoever asks for another waits.
+NEAR_FILES_FIRST = 8
+NEAR_FILES = 64
+NEAR_FETCHES = 2
+
+assert NEAR_FILES <= BULK_JOB_FILES
 assert MESSAGE_BYTES >= 2 * PIECE_BYTES
 assert MESSAGE_BYTES >= FETCH_BYTES + MIB
 assert MESSAGE_BYTES >= PAGE_BYTES + ENTRY_XATTR_BYTES + PATH_BYTES + 64 * KIB

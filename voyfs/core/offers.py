@@ -13,7 +13,7 @@ from voyfs.core.extents import Extent
 DIGEST_BYTES = 32
 
 
-def digest_of(data: bytes) -> bytes:
+def digest_of(data: bytes | memoryview) -> bytes:
     """What an offer of `data` says of it, DIGEST_BYTES long."""
     return sha256(data).digest()
 

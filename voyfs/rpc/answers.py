@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from voyfs.core.entry import Entry
-from voyfs.core.errors import SourceMalformed
-from voyfs.core.extents import Extent
-from voyfs.core.offers import Offer
-from voyfs.ports import Digested, Piece
+from voyfs.core.errors import SourceError, SourceMalformed
+from voyfs.ports import Digested, Piece, Wanted
 from voyfs.rpc.assembly import FileAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.reply import contents, decode
@@ -23,20 +21,29 @@ def require_below(path: bytes, top: bytes) -> None:
         raise SourceMalformed(f"the source sent a path not asked for: {shown(path)}")
 
 
-def pieces(message: bytes, path: bytes, extents: Sequence[Extent], offers: Sequence[Offer]) -> list[Piece]:
-    """All of `extents`, checked. Raises SourceErrors and DigestMismatch."""
+def pieces(message: bytes, wanted: Sequence[Wanted]) -> list[list[Piece] | SourceError]:
+    """For each file all of its extents, checked, or what the source says against it.
+
+    Raises SourceMalformed and DigestMismatch.
+    """
     reply, data = decode(message)
+    assemblies = [FileAssembly(file.path, file.extents, file.offers) for file in wanted]
+    found: list[list[Piece]] = [[] for _ in wanted]
+    failed: dict[int, SourceError] = {}
     for failure in reply.failures:
-        raise failure_error(failure, path)
-    assembly = FileAssembly(path, extents, offers)
-    found = []
-    for wire, part in contents(reply, data):
-        if wire.file != 0:
+        if failure.file >= len(wanted):
             raise SourceMalformed("the source sent a file not asked for")
-        found.append(assembly.accept(wire, part))
-    if not assembly.complete:
-        raise SourceMalformed(f"the source left {shown(path)} unfinished")
-    return found
+        failed[failure.file] = error = failure_error(failure, wanted[failure.file].path)
+        if isinstance(error, SourceMalformed):
+            raise error
+    for wire, part in contents(reply, data):
+        if wire.file >= len(wanted):
+            raise SourceMalformed("the source sent a file not asked for")
+        found[wire.file].append(assemblies[wire.file].accept(wire, part))
+    for number, assembly in enumerate(assemblies):
+        if number not in failed and not assembly.complete:
+            raise SourceMalformed(f"the source left {shown(wanted[number].path)} unfinished")
+    return [failed.get(number, its) for number, its in enumerate(found)]
 
 
 def stated(wire: pb.Stated, path: bytes) -> Entry | None:

@@ -29,7 +29,7 @@ from voyfs.core.limits import (
     STAT_PATHS,
 )
 from voyfs.core.offers import Offer
-from voyfs.ports import Attachment, Digested, InUse, Listing, Piece
+from voyfs.ports import Attachment, Digested, InUse, Listing, Piece, Wanted
 from voyfs.rpc.address import Address, parse_address
 from voyfs.rpc.answers import pieces, stated
 from voyfs.rpc.assembly import DigestMismatch
@@ -168,8 +168,14 @@ class GrpcSource:
     async def fetch(
         self, path: bytes, version: Version, extents: Sequence[Extent], offers: Sequence[Offer] = ()
     ) -> list[Piece]:
-        ranges = ranges_to_wire(path, version, extents, offers)
-        request = pb.FetchRequest(id=1, files=[ranges])
+        (found,) = await self.fetch_files([Wanted(path, version, tuple(extents), tuple(offers))])
+        if isinstance(found, SourceError):
+            raise found
+        return found
+
+    async def fetch_files(self, wanted: Sequence[Wanted]) -> list[list[Piece] | SourceError]:
+        files = [ranges_to_wire(file.path, file.version, file.extents, file.offers) for file in wanted]
+        request = pb.FetchRequest(id=1, files=files)
         try:
             ranges_from_wire(request)  # the caller's mistakes are not the source's to tell
         except BadRequest as error:
@@ -178,8 +184,8 @@ class GrpcSource:
         async def attempt(seconds: float) -> bytes:
             return await unary(self._fetch, request, seconds)
 
-        async def ask() -> list[Piece]:
-            return pieces(await self._persist(attempt), path, extents, offers)
+        async def ask() -> list[list[Piece] | SourceError]:
+            return pieces(await self._persist(attempt), wanted)
 
         async with self._fetches:
             return await self._believed(ask)
