@@ -99,7 +99,7 @@ def test_dumping_fails(agents: Scene) -> None:
 
 
 def test_mounting_fails(agents: Scene) -> None:
-    start(agents, target=("--voyfs", wrapper(agents.b.host, "false", "mount", "echo no mount today >&2; exit 9")))
+    start(agents, target=("--voyfs", wrapper(agents.b.host, "true", "mount", "echo no mount today >&2; exit 9")))
     done = agents.a.migrator("migrate", "redis", agents.b.address)
     assert done.returncode == 22
     assert "no mount today" in done.stderr
