@@ -86,6 +86,10 @@ class Namespace:
         """All interfaces, as pyroute2 gives them."""
         return self.call(lambda: list(self.route.get_links()), "listing interfaces")
 
+    def addresses(self) -> list[Any]:
+        """All addresses, as pyroute2 gives them."""
+        return self.call(lambda: list(self.route.get_addr()), "listing addresses")
+
     def index_of(self, name: str) -> int | None:
         """Index of an interface."""
         found = self.call(lambda: self.route.link_lookup(ifname=name), f"looking up {name}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import threading
+from collections.abc import Set
 from typing import Any, Final
 
 from migrator import bare, netlink
-from migrator.core import bundle
+from migrator.core import bundle, limits
 from migrator.core.errors import NetworkFailed, Unsupported
 from migrator.core.identity import Address, Identity, Route
 from migrator.core.plan import Container
@@ -65,10 +66,10 @@ class VethNetwork:
         outside = Namespace()
         try:
             links = {link.get_attr("IFLA_IFNAME"): link for link in outside.links()}
-            used = outside.call(
-                lambda: [a.get_attr("IFA_ADDRESS") for a in outside.route.get_addr()], "listing addresses"
-            )
+            used = {each.get_attr("IFA_ADDRESS") for each in outside.addresses()}
             bridge = links.get(identity.bridge)
+            if bridge is not None:
+                used |= _used_beside(identity, {link["index"] for link in links.values() if _is_port(link, bridge)})
             return (
                 os.path.lexists(identity.namespace),
                 identity.port in links,
@@ -112,6 +113,31 @@ class VethNetwork:
         finally:
             outside.close()
         netlink.remove_namespace(identity.namespace)
+
+
+def _is_port(link: Any, bridge: Any) -> bool:
+    return bool(link.get_attr("IFLA_MASTER") == bridge["index"])
+
+
+def _used_beside(identity: Identity, ports: Set[int]) -> set[str]:
+    """Addresses in the namespaces beside the one of IDENTITY, of interfaces whose other ends are among PORTS.
+
+    Another bridge may be another network, where the same address is another one.
+    """
+    used: set[str] = set()
+    directory = os.path.dirname(identity.namespace)
+    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    for name in names[: limits.NEIGHBOURS]:
+        try:
+            inside = Namespace(f"{directory}/{name}")
+        except NetworkFailed:  # it went meanwhile, or is none
+            continue
+        try:
+            near = {link["index"] for link in inside.links() if link.get_attr("IFLA_LINK") in ports}
+            used |= {each.get_attr("IFA_ADDRESS") for each in inside.addresses() if each["index"] in near}
+        finally:
+            inside.close()
+    return used
 
 
 def _identity(name: str, path: str, link: Any, inside: Namespace, outside: Namespace) -> Identity:

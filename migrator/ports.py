@@ -222,7 +222,10 @@ class Network(Protocol):
         """Take hold of an existing one."""
 
     def conflicts(self, identity: Identity) -> tuple[bool, bool, bool, tuple[str, ...]]:
-        """Whether the namespace is taken, the port's name is taken, the bridge exists; and taken addresses."""
+        """Whether the namespace is taken, the port's name is taken, the bridge exists; and addresses that are taken.
+
+        Those of the host, and of others on the bridge.
+        """
 
     def build(self, identity: Identity) -> TargetLink:
         """Make it, closed. On failure nothing of it stays."""

@@ -128,8 +128,8 @@ class Operator:
         """
         progress = self._hydrator.progress
         if (not self._hydrating or self._stuck()) and not self._store.detached:
+            self._store.begin_hydration()  # where the disk is full nothing has begun, and it can be asked for again
             self._hydrating = True
-            self._store.begin_hydration()
             progress.ended = False
             progress.problems.clear()
             self._nursery.start_soon(self._background.run)

@@ -102,6 +102,9 @@ MEET_SECONDS: Final = 0.2  # between two looks, while members wait for each othe
 # A rollback of a group waits so long for all to be ready to go on together; whoever hangs does not hold up the others.
 THAW_SECONDS: Final = 2.0
 
+# Network namespaces of a target that are searched for a container's address before it comes, some milliseconds each.
+NEIGHBOURS: Final = 256
+
 # Command lines that the agent talks with at once; people and scripts on one host have some. Each takes a thread.
 LOCAL_TALKS: Final = 64
 LOCAL_SECONDS: Final = 30.0  # for a command line to say what it wants, or to take a line: it does so at once

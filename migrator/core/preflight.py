@@ -242,7 +242,7 @@ def _name_rows(container: Container, identity: Identity | None, facts: TargetFac
     yield row(
         "address",
         bool(facts.addresses_taken),
-        f"the target uses the container's address {', '.join(facts.addresses_taken)} itself",
+        f"the container's address {', '.join(facts.addresses_taken)} is used on the target, by it or beside its bridge",
         "free it there",
     )
     yield row(

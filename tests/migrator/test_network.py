@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.lab import bundle
 from benchmarks.lab.hosts import Host, Lab
-from migrator.core.identity import Identity
+from migrator.core.identity import Address, Identity
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,6 +193,28 @@ except NetworkFailed as error:
         left = host.run(["sh", "-c", "ls /run/netns; ip -br link"]).stdout
         assert left.split().count("theirs") == 2
         assert "ours" not in left
+
+
+def test_an_address_of_another_container_on_the_same_bridge_is_found(lab: Lab) -> None:
+    host = lab.host("a")
+    host.run(["ip", "link", "add", "br1", "type", "bridge"])
+    for name, bridge, address in (("one", "br0", "10.9.0.1"), ("two", "br1", "10.9.0.2")):
+        host.run(["ip", "netns", "add", name])
+        words = f"link add v-{name} master {bridge} type veth peer name eth0 netns {name}"
+        host.run(["ip", *words.split()])
+        host.run(["ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0"])
+    addresses = tuple(Address(f"10.9.0.{number}", 24) for number in (1, 2, 3))
+    identity = Identity(
+        "/run/netns/x", "eth0", "02:00:00:00:00:01", 1500, addresses, (), "v-x", "02:00:00:00:00:02", "br0"
+    )
+    ask = """
+import json, sys
+from migrator.core.identity import Identity
+from migrator.network import VethNetwork
+print(json.dumps(VethNetwork().conflicts(Identity.from_json(json.loads(sys.argv[1])))))
+"""
+    done = host.run([sys.executable, "-c", ask, json.dumps(identity.to_json())], env={"PYTHONPATH": str(ROOT)})
+    assert json.loads(done.stdout) == [False, False, True, ["10.9.0.1"]]
 
 
 # Builds as many networks at once as argv[2] says, like that of argv[1].
