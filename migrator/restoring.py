@@ -112,14 +112,19 @@ class RuntimeRestore:
                 path.write_bytes(mended)
 
     def interrupt(self) -> None:
-        """See ports.Restore. Tasks that CRIU has not let go yet use the room too, and die only with their group."""
-        users = procs.users_of(str(self.room.directory))
+        """See ports.Restore. Tasks that CRIU has not let go yet use the room too, and would go on at its end.
+
+        So their group goes first.
+        """
+        with contextlib.suppress(RuntimeFailed):
+            ours = Freezer.of(os.getpid()).directory
+            for pid in procs.users_of(str(self.room.directory)):
+                with contextlib.suppress(RuntimeFailed):
+                    group = Freezer.of(pid)
+                    if group.directory != ours:  # a container's, then
+                        group.order()
+                        group.kill(limits.KILL_SECONDS)
         procs.kill_users(str(self.room.directory))
-        for pid in users:
-            with contextlib.suppress(RuntimeFailed):
-                group = Freezer.of(pid)
-                if group.ordered:  # a container's, then, and not ours
-                    group.kill(limits.KILL_SECONDS)
 
     def release(self) -> None:
         """See ports.Restore."""

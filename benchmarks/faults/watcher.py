@@ -67,9 +67,20 @@ def _read(path: Path) -> str:
 
 
 def _acting(group: Path) -> bool:
-    """The state is looked at first: a group that freezes, or goes away, after that has no tasks that act by the end."""
+    """The state is looked at first: a group that freezes, or goes away, after that has no tasks that act by the end.
+
+    While CRIU is in it, the group is being built: tasks run CRIU's code, and it leaves or ends when it lets them go.
+    """
     frozen = _read(group / "freezer.state").strip() == "FROZEN" or "frozen 1" in _read(group / "cgroup.events")
-    return not frozen and any(map(_can_act, _read(group / "cgroup.procs").split()))
+    pids = _read(group / "cgroup.procs").split()
+    return not frozen and not any(map(_is_criu, pids)) and any(map(_can_act, pids))
+
+
+def _is_criu(pid: str) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith("/criu")
+    except OSError:
+        return False
 
 
 def _can_act(pid: str) -> bool:

@@ -14,6 +14,7 @@ CELLS = [
     ("target full", "prefetch"),
     ("voyfs server", "prefetch"),
     ("criu", "criu pre-resume"),
+    ("target agent", "criu pre-restore"),
     ("link out", "restore"),
     ("source agent", "decide"),
     ("target agent", "release"),
