@@ -30,7 +30,7 @@ cell is checked
 
 **moved**: the container went on on the target. **stayed**: it went on on the source, and the target is clean. The
 figure is the time in seconds from the end of the injury until the client had answers again. An empty cell makes no
-sense (there is nothing to break yet, or any more).
+sense (there is nothing to break yet, or any more); one with a dash was not walked.
 """
 
 
@@ -50,13 +50,16 @@ def _lines(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
     yield "| phase | before | at the | " + " | ".join(each.name for each in injuries) + " |"
     yield "|---|---|---|" + "---|" * len(injuries)
     for point in POINTS:
-        row = [by_cell.get((point.name, each.name)) for each in injuries]
-        if any(row):
-            side = "source" if point.side == SOURCE else "target"
-            yield f"| {point.phase} | {point.name} | {side} | " + " | ".join(map(_cell, row)) + " |"
+        side = "source" if point.side == SOURCE else "target"
+        row = [_cell(by_cell.get((point.name, each.name)), each.applies(point)) for each in injuries]
+        yield f"| {point.phase} | {point.name} | {side} | " + " | ".join(row) + " |"
     passed = [each for each in outcomes if each.passed]
+    whole = sum(each.applies(point) for point in POINTS for each in INJURIES)
     yield ""
-    yield f"{len(passed)} of {len(outcomes)} cells pass; the walk took {seconds / 60:.0f} minutes."
+    yield (
+        f"{len(passed)} of the {len(outcomes)} cells that were walked pass, of {whole}; the walk took "
+        f"{seconds / 60:.0f} minutes."
+    )
     if passed:
         yield f"Longest until the client had answers: {max(each.answered for each in passed):.1f} s."
         yield f"Longest until nothing was left to do: {max(each.settled for each in passed):.1f} s."
@@ -65,7 +68,7 @@ def _lines(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
             yield f"- **{each.injury} at {each.point}**: {'; '.join(each.problems)}"
 
 
-def _cell(outcome: Outcome | None) -> str:
+def _cell(outcome: Outcome | None, applies: bool) -> str:
     if outcome is None:
-        return ""
+        return "-" if applies else ""
     return f"{outcome.ended} {outcome.answered:.1f}" if outcome.passed else "**failed**"
