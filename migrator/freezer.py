@@ -50,6 +50,11 @@ class Freezer:
             return _read(self._state).strip() == "FROZEN"
         return "frozen 1" in _read(self.directory / "cgroup.events")
 
+    @property
+    def ordered(self) -> bool:
+        """Whether tasks stand still, or will as soon as they can."""
+        return _read(self._state).strip() in ("FROZEN", "FREEZING", "1")
+
     def freeze(self, seconds: float) -> None:
         """All tasks stand still on return; if they do not within SECONDS, they go on and it raises RuntimeFailed."""
         deadline = time.monotonic() + seconds

@@ -108,8 +108,7 @@ class Holder:
         if not is_name(container):
             raise Refused(f"'{container}' is no name of a container")
         ports, directory = self._ports, self._place_for(container)
-        conflicts = (False, False, True, ()) if identity is None else ports.network.conflicts(identity)
-        namespace, port, bridge, addresses = conflicts
+        namespace, port, bridge = (False, False, True) if identity is None else ports.network.conflicts(identity)
         host = ports.runtime.facts("target", ports.disk.problem())
         return TargetFacts(
             container_taken=self._has(container),
@@ -118,7 +117,7 @@ class Holder:
             namespace_taken=namespace,
             port_taken=port,
             bridge_present=bridge,
-            addresses_taken=addresses,
+            addresses_taken=() if identity is None else ports.network.addresses_taken(identity),
             disk_free=ports.disk.free_bytes(directory),
             inodes_free=ports.inspector.inodes_free(directory),
             cpu_problem=ports.inspector.cpu_problem(needs.cpu),
@@ -170,7 +169,7 @@ class Holder:
         ports, directory = self._ports, PurePosixPath(move.directory)
         assert move.record is not None
         if order.identity is not None:
-            namespace, port, _, _ = ports.network.conflicts(order.identity)
+            namespace, port, _ = ports.network.conflicts(order.identity)
             if namespace or port:
                 raise Taken(f"the target already has {order.identity.namespace} or {order.identity.port}")
             move.record.write(move.hold, network=order.identity.to_json())  # an agent that comes after us removes it

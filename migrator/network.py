@@ -59,23 +59,34 @@ class VethNetwork:
         """Take hold of an existing one."""
         return VethSource(identity)
 
-    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool, tuple[str, ...]]:
+    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool]:
         """See ports.Network."""
         if identity.is_bare:
-            return os.path.lexists(identity.namespace), False, True, ()
+            return os.path.lexists(identity.namespace), False, True
         outside = Namespace()
         try:
             links = {link.get_attr("IFLA_IFNAME"): link for link in outside.links()}
-            used = {each.get_attr("IFA_ADDRESS") for each in outside.addresses()}
             bridge = links.get(identity.bridge)
-            if bridge is not None:
-                used |= _used_beside(identity, {link["index"] for link in links.values() if _is_port(link, bridge)})
             return (
                 os.path.lexists(identity.namespace),
                 identity.port in links,
                 bridge is not None and link_kind(bridge) == "bridge",
-                tuple(each.address for each in identity.addresses if each.address in used),
             )
+        finally:
+            outside.close()
+
+    def addresses_taken(self, identity: Identity) -> tuple[str, ...]:
+        """See ports.Network."""
+        if identity.is_bare:
+            return ()
+        outside = Namespace()
+        try:
+            used = {each.get_attr("IFA_ADDRESS") for each in outside.addresses()}
+            bridge = outside.index_of(identity.bridge)
+            if bridge is not None:
+                ports = {link["index"] for link in outside.links() if link.get_attr("IFLA_MASTER") == bridge}
+                used |= _used_beside(identity, ports)
+            return tuple(each.address for each in identity.addresses if each.address in used)
         finally:
             outside.close()
 
@@ -113,10 +124,6 @@ class VethNetwork:
         finally:
             outside.close()
         netlink.remove_namespace(identity.namespace)
-
-
-def _is_port(link: Any, bridge: Any) -> bool:
-    return bool(link.get_attr("IFLA_MASTER") == bridge["index"])
 
 
 def _used_beside(identity: Identity, ports: Set[int]) -> set[str]:

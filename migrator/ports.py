@@ -221,11 +221,11 @@ class Network(Protocol):
     def source(self, identity: Identity) -> SourceLink:
         """Take hold of an existing one."""
 
-    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool, tuple[str, ...]]:
-        """Whether the namespace is taken, the port's name is taken, the bridge exists; and addresses that are taken.
+    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool]:
+        """Whether the namespace is taken, the port's name is taken, the bridge exists."""
 
-        Those of the host, and of others on the bridge.
-        """
+    def addresses_taken(self, identity: Identity) -> tuple[str, ...]:
+        """Of its addresses, those that the host has, or others on the bridge."""
 
     def build(self, identity: Identity) -> TargetLink:
         """Make it, closed. On failure nothing of it stays."""

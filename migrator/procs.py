@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 
 from migrator.core.errors import RuntimeFailed
 
@@ -25,11 +26,29 @@ def users_of(directory: str) -> list[int]:
     return found
 
 
-def kill_users(directory: str) -> None:
+def held_by(pids: Collection[int]) -> list[int]:
+    """Processes that PIDS trace, or that descend from any of all these."""
+    parents: dict[int, tuple[int, int]] = {}
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as lines:
+            words = dict(line.split(":", 1) for line in lines if line.startswith(("PPid:", "TracerPid:")))
+            parents[int(pid)] = int(words["PPid"]), int(words["TracerPid"])
+    found: set[int] = set()
+    while more := {pid for pid, above in parents.items() if not found.union(pids).isdisjoint(above)} - found - {*pids}:
+        found |= more
+    return sorted(found)
+
+
+def kill(pids: Collection[int]) -> None:
     """Send SIGKILL to them, without waiting for the effect."""
-    for pid in users_of(directory):
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_users(directory: str) -> None:
+    """Send SIGKILL to those of DIRECTORY, without waiting for the effect."""
+    kill(users_of(directory))
 
 
 def wait_unused(directory: str, seconds: float) -> None:

@@ -112,19 +112,20 @@ class RuntimeRestore:
                 path.write_bytes(mended)
 
     def interrupt(self) -> None:
-        """See ports.Restore. Tasks that CRIU has not let go yet use the room too, and would go on at its end.
+        """See ports.Restore. Tasks that CRIU holds yet would go on at its end, so they are killed before it.
 
-        So their group goes first.
+        They are known by whom they belong to, not by their group: a CRIU that an earlier agent started may share its
+        own with strangers, such as those of a login session.
         """
-        with contextlib.suppress(RuntimeFailed):
-            ours = Freezer.of(os.getpid()).directory
-            for pid in procs.users_of(str(self.room.directory)):
-                with contextlib.suppress(RuntimeFailed):
-                    group = Freezer.of(pid)
-                    if group.directory != ours:  # a container's, then
-                        group.order()
-                        group.kill(limits.KILL_SECONDS)
-        procs.kill_users(str(self.room.directory))
+        users = procs.users_of(str(self.room.directory))
+        tasks = procs.held_by(users)
+        procs.kill(tasks)
+        procs.kill(users)
+        for pid in (*tasks, *users):
+            with contextlib.suppress(RuntimeFailed):
+                group = Freezer.of(pid)
+                if group.ordered:  # the container's, then, and not ours: what is frozen dies only when it is thawed
+                    group.kill(limits.KILL_SECONDS)
 
     def release(self) -> None:
         """See ports.Restore."""

@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator import control, local, netlink, times, tls, wire
+from migrator import control, local, netlink, procs, times, tls, wire
 from migrator.core import limits
 from migrator.core.address import join_address, parse_address
 from migrator.core.argv import Tls
@@ -149,6 +149,18 @@ def transfer(pieces: Iterator[ImagePiece], incoming: Incoming) -> int:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_what_programs_hold_is_what_descends_from_them_and_nobody_else() -> None:
+    with subprocess.Popen(["sh", "-c", "sh -c 'echo; sleep 60; :'; :"], stdout=subprocess.PIPE) as program:
+        with subprocess.Popen(["sleep", "60"]) as stranger:
+            assert program.stdout is not None
+            program.stdout.readline()
+            while len(held := procs.held_by([program.pid])) < 2:  # a shell and its sleep
+                pass
+            assert not {program.pid, stranger.pid, os.getpid()} & set(held)
+            assert procs.held_by([]) == []
+            procs.kill([*held, program.pid, stranger.pid])
 
 
 def test_images_arrive_as_they_are_written(tmp_path: Path) -> None:

@@ -396,8 +396,11 @@ class FakeNetwork:
     def source(self, identity: Identity) -> FakeSourceLink:
         return FakeSourceLink(self.world)
 
-    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool, tuple[str, ...]]:
-        return (False, False, True, ())
+    def conflicts(self, identity: Identity) -> tuple[bool, bool, bool]:
+        return (False, False, True)
+
+    def addresses_taken(self, identity: Identity) -> tuple[str, ...]:
+        return ()
 
     def build(self, identity: Identity) -> FakeTargetLink:
         with self.world.act("target: build network", NetworkFailed, whole=True):
