@@ -152,15 +152,29 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_what_programs_hold_is_what_descends_from_them_and_nobody_else() -> None:
-    with subprocess.Popen(["sh", "-c", "sh -c 'echo; sleep 60; :'; :"], stdout=subprocess.PIPE) as program:
-        with subprocess.Popen(["sleep", "60"]) as stranger:
-            assert program.stdout is not None
-            program.stdout.readline()
-            while len(held := procs.held_by([program.pid])) < 2:  # a shell and its sleep
-                pass
-            assert not {program.pid, stranger.pid, os.getpid()} & set(held)
-            assert procs.held_by([]) == []
-            procs.kill([*held, program.pid, stranger.pid])
+    nested = ["sh", "-c", "sh -c 'sleep 60 & echo; wait'; :"]  # when it has spoken, a shell and its sleep are there
+    with subprocess.Popen(nested, stdout=subprocess.PIPE) as program, subprocess.Popen(["sleep", "60"]) as stranger:
+        assert program.stdout is not None
+        program.stdout.readline()
+        held = procs.held_by([program.pid])
+        none = procs.held_by([])
+        procs.kill([*held, program.pid, stranger.pid])
+    assert len(held) == 2
+    assert not {program.pid, stranger.pid, os.getpid()} & set(held)
+    assert none == []
+
+
+def test_a_closed_room_keeps_what_it_has_and_takes_no_more(tmp_path: Path) -> None:
+    """So CRIU fails at what it writes next, and need not be waited for."""
+    room = Room(tmp_path / "room").make()
+    try:
+        (room.images / "one").write_bytes(bytes(1 << 20))
+        room.close()
+        with pytest.raises(OSError, match="space"):
+            (room.images / "two").write_bytes(bytes(1 << 20))
+        assert (room.images / "one").read_bytes() == bytes(1 << 20)
+    finally:
+        room.remove()
 
 
 def test_images_arrive_as_they_are_written(tmp_path: Path) -> None:
