@@ -218,6 +218,7 @@ class Driver:
         self._dump = ports.runtime.prepare_dump(container, task.migration, serve_on, connections=keeps)
         if mode is Memory.PRE_COPY:
             self._move_ahead(self._dump)
+        self._dump.stand_by()
         self._check_stopping()
         self._company.meet(Stop.PREPARED, self._check_stopping)
         ports.hooks.run(Stage.BEFORE_FREEZE, self._facts())
@@ -258,10 +259,10 @@ class Driver:
     # The freeze: nothing here that could have been done before.
 
     def _freeze(self) -> None:
-        assert self._container is not None
+        assert self._dump is not None
         self._recorder.timeline.paused = self._recorder.now()
         with self._recorder.step(Phase.FREEZE, "pause"):
-            self._ports.runtime.pause(self._container)
+            self._dump.pause()
         if self._link is not None:  # after it: what the container has said before must not be lost
             with self._recorder.step(Phase.FREEZE, "cut"):
                 self._link.cut()

@@ -13,7 +13,9 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +25,9 @@ from migrator.core.address import join_address
 from migrator.core.argv import RuntimeCommand
 from migrator.core.errors import RuntimeFailed
 from migrator.core.plan import Container, ImagePiece
+from migrator.door import Door
 from migrator.freezer import Freezer
+from migrator.listening import Listening
 from migrator.tools import Tool, first_line, wait_or_kill
 
 SERVING: Final = "serving"  # in the work directory, once only pages are left to be sent
@@ -47,8 +51,17 @@ class RuntimeDump:
         # Pieces are pulled by another thread than the one that stops it, and when that notices is its own affair.
         self._turn = threading.Lock()
         self._stopped = False
+        self._begun = False  # CRIU, that is: before, nothing of the container was touched
         self._touching = False  # from reading times to putting them back
         self.pages = join_address(serve_on, _free_port(serve_on)) if serve_on else ""
+        self._freezer = Freezer(Path(container.cgroup))
+        with ExitStack() as undo:
+            self._listening = Listening(container.pid)
+            undo.callback(self._listening.close)
+            self._door = Door(room.work)
+            undo.callback(self._door.close)
+            self._until_dumped = undo.pop_all()
+        self._ready = -1  # the end of a pipe; it can be read when all but the pages is there
         times.know(container.root)
 
     def round(self) -> Iterator[ImagePiece]:
@@ -60,25 +73,63 @@ class RuntimeDump:
         directory.mkdir()
         outgoing = images.Outgoing(directory, f"{place}/")
         try:
-            argv = self._command.pre_dump(self._container.name, directory, self._room.work, parent)
-            yield from self._run(argv, outgoing)
+            process = self._start(self._command.pre_dump(self._container.name, directory, self._room.work, parent))
+            yield from outgoing.follow(process)
+            if process.wait() != 0:
+                raise self._failure()
+            yield from outgoing.finish()
         finally:
             outgoing.close()
+
+    def stand_by(self) -> None:
+        """See ports.Dump."""
+        name, room = self._container.name, self._room
+        if not self.pages:
+            self._wait_at_door(self._command.checkpoint(name, room.images, room.work, self._parent()))
+            return
+        self._ready, writer = os.pipe()
+        self._until_dumped.callback(os.close, self._ready)
+        try:
+            argv = self._command.checkpoint_lazily(name, room.images, room.work, self.pages, writer)
+            self._wait_at_door(argv, keep=(writer,))
+        finally:
+            os.close(writer)
+
+    def _wait_at_door(self, argv: list[str], keep: tuple[int, ...] = ()) -> None:
+        process = self._start(argv, keep, **self._door.environment)
+        if not self._door.wait(process, limits.PAUSE_SECONDS):
+            process.wait()
+            raise self._failure()
+
+    def pause(self) -> None:
+        """See ports.Dump. Whether all were accepted is only certain while nobody runs."""
+        deadline = time.monotonic() + limits.DRAIN_SECONDS
+        self._freezer.freeze(limits.PAUSE_SECONDS)
+        while self._listening.unaccepted() and time.monotonic() < deadline:
+            self._freezer.thaw()
+            time.sleep(limits.DRAIN_LOOK_SECONDS)
+            self._freezer.freeze(limits.PAUSE_SECONDS)
 
     def pieces(self) -> Iterator[ImagePiece]:
         """See ports.Dump."""
         assert self._outgoing is not None
-        name, room = self._container.name, self._room
+        assert self._process is not None
         self._touched = times.read(self._container.root)
         self._touching = True
         try:
+            with self._turn:
+                self._check_wanted()
+                self._begun = True
+            self._door.open()
+            yield from self._outgoing.follow(self._process, self._ready)
             if self.pages:
-                yield from self._serve(self._outgoing)
-            else:
-                argv = self._command.checkpoint(name, room.images, room.work, self._parent())
-                yield from self._run(argv, self._outgoing)
+                self._leave_serving()
+            elif self._process.wait() != 0:
+                raise self._failure()
+            yield from self._outgoing.finish()
         finally:
             self._put_times_back()
+            self._until_dumped.close()
 
     def touched(self) -> Mapping[str, int]:
         """See ports.Dump."""
@@ -95,7 +146,7 @@ class RuntimeDump:
             self._stopped = True
         if self._process is not None:
             directory = str(self._room.directory)
-            if (self._room.work / SERVING).exists():
+            if not self._begun or (self._room.work / SERVING).exists():
                 procs.kill_users(directory)
             else:
                 self._process.kill()
@@ -111,6 +162,7 @@ class RuntimeDump:
         if self._outgoing is not None:
             self._outgoing.close()
             self._outgoing = None
+            self._until_dumped.close()
             if self._process is None or self._process.poll() is not None:
                 self._room.remove()
 
@@ -124,43 +176,27 @@ class RuntimeDump:
                 times.restore(self._container.root, self._touched)
             self._touching = False
 
-    def _start(self, argv: list[str], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    def _start(self, argv: list[str], keep: tuple[int, ...] = (), **environment: str) -> subprocess.Popen[bytes]:
         with self._turn, open(self._room.work / "runtime.log", "wb") as log:
-            if self._stopped:
-                raise RuntimeFailed(f"dumping container {self._container.name} was given up")
-            self._process = self._tool.start(argv, log, keep=keep)
+            self._check_wanted()
+            self._process = self._tool.start(argv, log, None, keep, **environment)
             return self._process
 
-    def _run(self, argv: list[str], outgoing: images.Outgoing) -> Iterator[ImagePiece]:
-        process = self._start(argv)
-        yield from outgoing.follow(process)
-        if process.wait() != 0:
-            raise self._failure()
-        yield from outgoing.finish()
+    def _check_wanted(self) -> None:
+        if self._stopped:
+            raise RuntimeFailed(f"dumping container {self._container.name} was given up")
 
-    def _serve(self, outgoing: images.Outgoing) -> Iterator[ImagePiece]:
-        """All images but the pages; CRIU goes on, in a session of its own, and outlives the agent."""
-        reader, writer = os.pipe()
-        work = self._room.work
-        argv = self._command.checkpoint_lazily(self._container.name, self._room.images, work, self.pages, writer)
-        try:
-            process = self._start(argv, keep=(writer,))
-            os.close(writer)
-            writer = -1
-            yield from outgoing.follow(process, reader)
-            if not os.read(reader, 1):
-                process.wait()
-                raise self._failure()
-        finally:
-            os.close(reader)
-            if writer >= 0:
-                os.close(writer)
+    def _leave_serving(self) -> None:
+        """Images are there, all but the pages; CRIU goes on, in a session of its own, and outlives the agent."""
+        assert self._process is not None
+        if not os.read(self._ready, 1):
+            self._process.wait()
+            raise self._failure()
         with self._turn:
             if self._stopped:
                 raise self._failure()
-            Freezer(Path(self._container.cgroup)).freeze(limits.PAUSE_SECONDS)
-            (work / SERVING).touch()
-        yield from outgoing.finish()
+            self._freezer.freeze(limits.PAUSE_SECONDS)
+            (self._room.work / SERVING).touch()
 
     def _failure(self) -> RuntimeFailed:
         said = "\n".join(self._room.log_tail("runtime.log"))

@@ -35,7 +35,7 @@ class Clock(Protocol):
 
 
 class Dump(Protocol):
-    """Room for one container's images on the source, made before the freeze."""
+    """One container being taken from the source; what can be made before the freeze is."""
 
     @property
     def pages(self) -> str:
@@ -43,6 +43,16 @@ class Dump(Protocol):
 
     def round(self) -> Iterator[ImagePiece]:
         """Move the running container's memory, or what has changed of it since the round before; as `pieces`."""
+
+    def stand_by(self) -> None:
+        """Start all that can be started before the freeze, once: `pause` and `pieces` follow. Raises RuntimeFailed."""
+
+    def pause(self) -> None:
+        """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen.
+
+        Connections that wait to be accepted are let in first, for a moment at most: CRIU does not dump them, and their
+        clients would find them reset.
+        """
 
     def pieces(self) -> Iterator[ImagePiece]:
         """Quick. Dump the paused container, which stays paused; yield each image file as soon as it is complete.
@@ -96,13 +106,6 @@ class Runtime(Protocol):
         """Make room for its images; with its TCP CONNECTIONS, or they are closed.
 
         SERVE_ON: this host's address where pages will be fetched, if they follow later.
-        """
-
-    def pause(self, container: Container) -> None:
-        """Quick. Freeze all tasks; has happened on return. On failure, none stays frozen.
-
-        Connections that wait to be accepted are let in first, for a moment at most: CRIU does not dump them, and their
-        clients would find them reset.
         """
 
     def resume(self, container: Container) -> None:

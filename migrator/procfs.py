@@ -15,7 +15,6 @@ from migrator import syscalls
 from migrator.core.processes import ONE_NAMESPACE, Descriptor, Process
 from migrator.core.volumes import Place
 
-LISTENING = "0A"  # TCP_LISTEN (net/tcp_states.h), as /proc writes it; the length of its queue is its receive queue
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
 # Of smaps_rollup: pages in no file. CRIU dumps them with each process, also those that were never copied after a fork.
@@ -46,17 +45,6 @@ def place(path: str) -> Place:
     point, root, kind, origin, options = best
     below = os.path.normpath(os.path.join(syscalls.unescape(root), os.path.relpath(real, point)))
     return Place(os.path.isdir(path), kind, syscalls.unescape(origin), options, below)
-
-
-def unaccepted(pid: int) -> int:
-    """Connections that wait in the queues of the listening TCP sockets of a process's network namespace."""
-    count = 0
-    for name in ("tcp", "tcp6"):
-        for line in read(f"/proc/{pid}/net/{name}").splitlines()[1:]:
-            words = line.split()
-            if words[3] == LISTENING:
-                count += int(words[4].partition(":")[2], 16)
-    return count
 
 
 def processes(pids: Sequence[int], init: int) -> list[Process]:

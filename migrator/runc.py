@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -145,16 +144,11 @@ class OciRuntime:
     ) -> RuntimeDump:
         """See ports.Runtime."""
         room = images.Room(self._run / f"dump-{migration}").make()
-        return RuntimeDump(*self._with(connections), container, room, serve_on)
-
-    def pause(self, container: Container) -> None:
-        """See ports.Runtime. Whether all were accepted is only certain while nobody runs."""
-        freezer, deadline = Freezer(Path(container.cgroup)), time.monotonic() + limits.DRAIN_SECONDS
-        freezer.freeze(limits.PAUSE_SECONDS)
-        while procfs.unaccepted(container.pid) and time.monotonic() < deadline:
-            freezer.thaw()
-            time.sleep(limits.DRAIN_LOOK_SECONDS)
-            freezer.freeze(limits.PAUSE_SECONDS)
+        try:
+            return RuntimeDump(*self._with(connections), container, room, serve_on)
+        except BaseException:
+            room.remove()
+            raise
 
     def resume(self, container: Container) -> None:
         """See ports.Runtime."""

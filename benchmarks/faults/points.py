@@ -40,7 +40,7 @@ POINTS: Final = (
     Point("mount", TARGET, "prepare", "disk", "VoyfsDisk.mount"),
     Point("bundle", TARGET, "prepare", "runc", "OciRuntime.prepare_restore"),
     Point("prefetch", TARGET, "prepare", "disk", "VoyfsMount.prefetch"),
-    Point("pause", SOURCE, "freeze", "runc", "OciRuntime.pause"),
+    Point("pause", SOURCE, "freeze", "dumping", "RuntimeDump.pause"),
     Point("cut", SOURCE, "freeze", "veth", "VethSource.cut"),
     Point("dump", SOURCE, "dump", "dumping", "RuntimeDump.pieces"),
     Point("attract", TARGET, "dump", "veth", "VethTarget.attract"),

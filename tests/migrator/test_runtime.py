@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -92,20 +93,23 @@ def test_a_restore_that_began_takes_away_what_it_left(told: Told, tmp_path: Path
 
 
 ACCEPT_LATE = """
-import os, socket
-from migrator.procfs import unaccepted
-with socket.create_server(("127.0.0.1", 0)) as listener:
-    print(unaccepted(os.getpid()))
-    with socket.create_connection(listener.getsockname()):
-        print(unaccepted(os.getpid()))
+import os, socket, sys
+from migrator.listening import Listening
+listening = Listening(os.getpid())
+with socket.create_server((sys.argv[1], 0), family=int(sys.argv[2])) as listener:
+    print(listening.unaccepted())
+    with socket.create_connection(listener.getsockname()[:2]):
+        print(listening.unaccepted())
         listener.accept()[0].close()
-        print(unaccepted(os.getpid()))
+        print(listening.unaccepted())
+listening.close()
 """
 
 
-def test_connections_that_nobody_has_accepted_are_counted(lab: Lab) -> None:
+@pytest.mark.parametrize(("address", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_connections_that_nobody_has_accepted_are_counted(lab: Lab, address: str, family: int) -> None:
     """In a network namespace where nobody else listens."""
-    said = lab.host("a").run([sys.executable, "-c", ACCEPT_LATE]).stdout.split()
+    said = lab.host("a").run([sys.executable, "-c", ACCEPT_LATE, address, str(family)]).stdout.split()
     assert said == ["0", "1", "0"]
 
 

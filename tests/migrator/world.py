@@ -67,6 +67,7 @@ class World:
     dead: bool = False
     acts: list[str] = field(default_factory=list)
     source: str = "running"  # running, paused, gone
+    stood_by: bool = False
     source_link: str = "open"  # open, cut, gone
     target: str = "none"  # none, held, running
     target_link: str = "none"  # none, closed, open
@@ -217,6 +218,16 @@ class FakeDump:
                 assert self.world.pages_complete or not self.world.committed, "its pages went with it"
                 self.world.serving = False
 
+    def stand_by(self) -> None:
+        with self.world.act("source: stand by", RuntimeFailed):
+            assert self.world.source == "running"
+            self.world.stood_by = True
+
+    def pause(self) -> None:
+        with self.world.act("source: pause", RuntimeFailed, whole=True):
+            assert self.world.stood_by
+            self.world.source = "paused"
+
     def pieces(self) -> Iterator[ImagePiece]:
         assert self.world.source == "paused", "dumped while it runs"
         for name, content in IMAGES.items():
@@ -307,10 +318,6 @@ class FakeRuntime:
         with self.world.act("source: prepare dump", RuntimeFailed, whole=True):
             self.world.dump_room = True
         return FakeDump(self.world, f"{serve_on}:7001" if serve_on else "")
-
-    def pause(self, container: Container) -> None:
-        with self.world.act("source: pause", RuntimeFailed, whole=True):
-            self.world.source = "paused"
 
     def resume(self, container: Container) -> None:
         with self.world.act("source: resume", RuntimeFailed):
