@@ -133,7 +133,8 @@ class Carrier:
             # Shielded: bytes may land until the lane says that it is done with them.
             with trio.CancelScope(shield=True):
                 outcomes = await self._bulk.run([job for _, _, job in claimed])
-            self.pacer.spend(sum(outcome.data_bytes for outcome in outcomes) - _size(claimed))
+            crossed = sum(outcome.data_bytes - outcome.spared_bytes for outcome in outcomes)
+            self.pacer.spend(crossed - _size(claimed))
             for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
                 failure = self._landed(node, flight, job, outcome) or failure
         except (VoyfsError, OSError) as error:
@@ -153,6 +154,7 @@ class Carrier:
         """Takes note of one file's outcome; gives the error if all had better wait a while."""
         self._progress.background_bytes += outcome.data_bytes
         self._progress.seed_bytes += outcome.seed_bytes
+        self._progress.spared_bytes += outcome.spared_bytes
         error = outcome.error
         if error is None:
             self._store.content.filled(node, sorted(flight.chunks))

@@ -486,6 +486,8 @@ def _table(shown: dict[str, Any]) -> "Table":
         table.add_row("first", f"{shown['first_ranges']} ranges of a trace")
     if shown["seed_bytes"]:
         table.add_row("from seeds", f"{_size(shown['seed_bytes'])}, not fetched")
+    if shown["spared_bytes"]:
+        table.add_row("packed", f"{_size(shown['spared_bytes'])} did not cross the network")
     limit = f" of at most {_size(shown['bandwidth'])}/s" if shown["bandwidth"] else ""
     table.add_row("rate", f"{_size(shown['rate'])}/s{limit}")
     if shown["eta_s"] is not None:

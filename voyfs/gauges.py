@@ -26,6 +26,8 @@ def families_of(
                 "seed": progress.seed_bytes,
                 "write": progress.written_bytes,
             }),
+            _counter("spared_bytes_total", "Bytes of these that did not cross the network, for they came packed.",
+                     {(): progress.spared_bytes}),
             _counter("demand_fetches_total", "Fetches that somebody waited for.", {(): progress.demand_fetches}),
             _counter("reads_total", "Reads that reached the daemon, by whether all was local.", result={
                 "hit": hits,

@@ -88,6 +88,7 @@ class Progress:
     background_bytes: int = 0
     first: int = 0  # ranges that go before everything else and may not be here yet
     seed_bytes: int = 0  # that a local tree had, so that they did not cross the network
+    spared_bytes: int = 0  # of what was fetched: they did not cross the network, for they came packed
     written_bytes: int = 0  # by whoever uses the mount
     working_set_bytes: int = 0  # that the source held in its memory when it was asked
     hits: int = 0  # reads whose bytes were local
@@ -96,7 +97,7 @@ class Progress:
 
     @property
     def fetched_bytes(self) -> int:
-        """Over the network."""
+        """From the source."""
         return self.demand_bytes + self.background_bytes
 
 

@@ -232,6 +232,7 @@ class Operator:
             },
             "fetched_bytes": progress.fetched_bytes,
             "seed_bytes": progress.seed_bytes,
+            "spared_bytes": progress.spared_bytes,
             "first_ranges": progress.first,
             "demand_fetches": progress.demand_fetches,
             "demand_bytes": progress.demand_bytes,

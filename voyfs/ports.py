@@ -44,11 +44,17 @@ class Piece:
     length: int
     data: bytes | memoryview | None
     offered: bool = False  # `data` is an offer's: the source has the same, and did not send it
+    packed: int = 0  # it came as so many bytes; 0: as it is
 
     @property
     def sent(self) -> int:
         """Bytes of data that came from the source."""
         return 0 if self.data is None or self.offered else self.length
+
+    @property
+    def spared(self) -> int:
+        """Bytes of these that did not cross the link, for it came packed."""
+        return self.length - self.packed if self.packed else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,7 @@ class FileDone:
     error: Exception | None
     data_bytes: int  # received; holes are not counted
     seed_bytes: int = 0  # that a seed had
+    spared_bytes: int = 0  # of `data_bytes`: did not cross the link, for they came packed
 
 
 class BulkLane(Protocol):

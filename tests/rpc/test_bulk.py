@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+import zstandard
 
 from tests.rpc.support import Part, answering, fetched, in_mount_namespace, in_trio, mount, part, serving
 from voyfs.bulk import BulkProcess, lane
@@ -283,6 +285,68 @@ async def test_what_a_seed_has_lands_from_there(export: Path, data: Path, tmp_pa
             await process.close()
 
 
+# Packed
+
+
+@in_trio
+async def test_what_comes_packed_lands_as_it_is(export: Path, data: Path) -> None:
+    """Enough of it that both ways are tried; of data that does not get smaller, and with holes."""
+    names = [f"large-{number}" for number in range(16)]
+    random.seed(7)
+    text = b"".join(b"%d: what can be said shorter\n" % number for number in range(1 << 17))[: 1 << 21]
+    for number, name in enumerate(names):
+        with (export / name).open("wb") as file:
+            file.write(text if number % 4 else random.randbytes(1 << 21))
+            file.seek(CHUNK, os.SEEK_CUR)
+            file.write(b"end")
+    spared = 0
+    with serving(export) as server:
+        async with bulk(str(server.address), data) as process:
+            for name in names:
+                size = (export / name).stat().st_size
+                extents = [Extent(start, min(start + (1 << 20), size)) for start in range(0, size, 1 << 20)]
+                for done in await process.run([job(export, data, name, *extents[:2], inode=0)]):
+                    assert done.error is None
+                    assert done.data_bytes == 1 << 21
+                    spared += done.spared_bytes
+                (done,) = await process.run([job(export, data, name, *extents[2:])])
+                assert done.error is None
+                assert (data / name).read_bytes() == (export / name).read_bytes()
+    assert spared > 1 << 21
+    assert all((data / name).stat().st_blocks * 512 < (1 << 21) + CHUNK for name in names)
+
+
+PACKED = zstandard.ZstdCompressor().compress(DATA)
+FRAMES = {
+    "of another length": zstandard.ZstdCompressor().compress(DATA + b"more"),
+    "that does not say its length": zstandard.ZstdCompressor(write_content_size=False).compress(DATA),
+    "that says a huge length": b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 7 + b"\x7f" + PACKED[9:],
+    "that is cut off": PACKED[:-3],
+    "that is none": b"?" * 40,
+    "of other data": zstandard.ZstdCompressor().compress(b"!" + DATA[1:]),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+@in_trio
+async def test_a_damaged_frame_is_asked_for_again_and_never_lands(frame: bytes, data: Path) -> None:
+    asked = 0
+
+    def answer(request: pb.FetchRequest) -> Sequence[pb.FetchReply]:
+        nonlocal asked
+        asked += 1
+        piece, _ = sound()
+        sent = frame if asked == 1 else PACKED
+        piece.packed = len(sent)
+        return [fetched((piece, sent), id=request.id)]
+
+    with answering(stream(answer)) as address:
+        async with bulk(address, data) as process:
+            (done,) = await process.run([one(data)])
+    assert (done.error, asked) == (None, 2)
+    assert (data / "file").read_bytes() == DATA
+
+
 # Faulty sources
 
 
@@ -336,6 +400,8 @@ MALFORMED: dict[str, Callable[[int], list[pb.FetchReply]]] = {
     ],
     "reordered": lambda id_: [fetched(sound(50, 100), sound(0, 50), id=id_)],
     "long": lambda id_: [fetched(sound(0, 50), sound(0, 51), id=id_)],
+    "a packed hole": lambda id_: [fetched((pb.Piece(length=100, hole=True, packed=4), b""), id=id_)],
+    "packed, with less data than it says": lambda id_: [fetched(part(0, DATA, packed=150), id=id_)],
     "a long hole": lambda id_: [fetched((pb.Piece(length=2**62, hole=True), b""), id=id_)],
     "twice": lambda id_: [
         fetched(sound(0, 50), id=id_, last=False),

@@ -86,16 +86,13 @@ def decode_jobs(line: bytes) -> tuple[int, list[FileJob]]:
 
 
 def encode_outcomes(number: int, outcomes: Sequence[FileDone]) -> bytes:
-    files = [(*_error_to_wire(done.error), done.data_bytes, done.seed_bytes) for done in outcomes]
+    files = [(*_error_to_wire(done.error), done.data_bytes, done.seed_bytes, done.spared_bytes) for done in outcomes]
     return _line([number, files])
 
 
 def decode_outcomes(line: bytes) -> tuple[int, list[FileDone]]:
     number, outcomes = json.loads(line)
-    return number, [
-        FileDone(_error_from_wire(kind, code, text), data_bytes, seed_bytes)
-        for kind, code, text, data_bytes, seed_bytes in outcomes
-    ]
+    return number, [FileDone(_error_from_wire(kind, code, text), *counts) for kind, code, text, *counts in outcomes]
 
 
 def _error_to_wire(error: Exception | None) -> tuple[str, int, str]:

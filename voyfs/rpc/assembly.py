@@ -7,6 +7,7 @@ matches its digests. Pure; knows nothing of connections or of retrying.
 from collections.abc import Sequence
 
 import xxhash
+import zstandard
 
 from voyfs.core.entry import Entry
 from voyfs.core.errors import SourceMalformed
@@ -20,6 +21,16 @@ from voyfs.rpc.wire import entry_from_wire, failure_error, path_problem, shown
 
 class DigestMismatch(Exception):
     """Data that is not what the source read; asking again may help."""
+
+
+def unpacked(frame: memoryview, length: int) -> bytes:
+    """What a Zstandard frame of `length` bytes has. Raises DigestMismatch where it has no such thing."""
+    try:
+        if zstandard.frame_content_size(frame) == length:  # what is allocated for it
+            return zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError:
+        pass
+    raise DigestMismatch(f"{len(frame)} bytes are no frame of {length}")
 
 
 class FileAssembly:
@@ -47,19 +58,20 @@ class FileAssembly:
             self.complete
             or wire.offset != self._position
             or not 0 < length <= self._stop - self._position
-            or len(data) != (0 if wire.hole or wire.offer else length)
+            or len(data) != (0 if wire.hole or wire.offer else wire.packed or length)
+            or (wire.packed and (wire.hole or wire.offer))
         ):
             raise SourceMalformed(f"the source sent bytes not asked for: {shown(self._path)}")
         found = None
         if not wire.hole:
-            found = self._offered(wire) if wire.offer else data
+            found = self._offered(wire) if wire.offer else unpacked(data, length) if wire.packed else data
             if xxhash.xxh3_64_intdigest(found) != wire.xxh3:
                 raise DigestMismatch(
                     f"bytes {wire.offset} to {wire.offset + length} of {shown(self._path)} do not match their digest"
                 )
         self._position += length
         self._advance()
-        return Piece(wire.offset, length, found, offered=bool(wire.offer))
+        return Piece(wire.offset, length, found, offered=bool(wire.offer), packed=wire.packed)
 
     def _offered(self, wire: pb.Piece) -> bytes:
         if wire.offer <= len(self._offers):

@@ -67,7 +67,7 @@ def contents(reply: pb.FetchReply, data: memoryview) -> Iterator[tuple[pb.Piece,
     """
     at = 0
     for piece in reply.pieces:
-        stop = at if piece.hole or piece.offer else min(at + piece.length, len(data))
+        stop = at if piece.hole or piece.offer else min(at + (piece.packed or piece.length), len(data))
         yield piece, data[at:stop]
         at = stop
     if at != len(data):

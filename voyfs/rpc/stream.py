@@ -7,6 +7,7 @@ receives.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from queue import SimpleQueue
@@ -17,6 +18,7 @@ import grpc
 from voyfs.core.errors import SourceCorrupt, SourceError, SourceMalformed, SourceUnreachable
 from voyfs.core.extents import Extent
 from voyfs.core.offers import Offer
+from voyfs.core.packing import Packing
 from voyfs.ports import FileDone, FileJob, Piece
 from voyfs.rpc.assembly import DigestMismatch, FileAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
@@ -60,6 +62,7 @@ class _File:
         self.error: Exception | None = None  # a DigestMismatch means: once more
         self.received = 0
         self.taken = 0  # of what was offered
+        self.spared = 0  # of what was received
         self.begin()
 
     def begin(self) -> None:
@@ -91,14 +94,18 @@ class _Run:
         return pending
 
     def outcomes(self) -> list[FileDone]:
-        return [FileDone(file.error, file.received, file.taken) for file in self.files]
+        return [FileDone(file.error, file.received, file.taken, file.spared) for file in self.files]
 
 
 class _Request:
     """Files asked for in one message, whose replies arrive in order."""
 
-    def __init__(self, run: _Run, files: list[_File]) -> None:
+    def __init__(self, run: _Run, files: list[_File], *, packed: bool) -> None:
+        """`packed`: so it is asked for."""
         self.run = run
+        self.packed = packed
+        self.asked = time.monotonic()
+        self.received = 0  # bytes of data, as they are in their files
         self._files = files
         self._current = 0
         self._target: Target | None = None
@@ -107,6 +114,7 @@ class _Request:
         asked = [(file.job, file.offers) for file in self._files]
         return pb.FetchRequest(
             id=number,
+            packed=self.packed,
             files=[ranges_to_wire(job.source, job.version, job.extents, offers) for job, offers in asked],
         )
 
@@ -147,7 +155,9 @@ class _Request:
             if piece.data is None:
                 return
             file.received += piece.sent
+            self.received += piece.sent
             file.taken += piece.length - piece.sent
+            file.spared += piece.spared
             if self._target is None:
                 self._target = landing.open(file.job)
             self._target.write(piece)
@@ -169,6 +179,8 @@ class BulkStream:
         self._seeds = seeds
         self._report = report
         self._numbers = count(1)
+        self._packing = Packing()
+        self._answered = 0.0  # when the last request was
         # Guards the two below: a request is either in `_requests` of a living stream, or it has
         # been failed.
         self._lock = threading.Lock()
@@ -185,7 +197,7 @@ class BulkStream:
             self._report(run.number, run.outcomes())
             return
         run.tries += 1
-        request = _Request(run, pending)
+        request = _Request(run, pending, packed=self._packing.asked)
         with self._lock:
             number = next(self._numbers)
             self._requests[number] = request
@@ -227,4 +239,7 @@ class BulkStream:
         if reply.last:
             with self._lock:
                 del self._requests[reply.id]
+            now = time.monotonic()
+            self._packing.took(request.packed, request.received, now - max(request.asked, self._answered))
+            self._answered = now
             self._go_on(request.run)

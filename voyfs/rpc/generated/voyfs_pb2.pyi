@@ -157,28 +157,32 @@ class FileRanges(_message.Message):
     def __init__(self, path: _Optional[bytes] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("id", "files")
+    __slots__ = ("id", "files", "packed")
     ID_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     id: int
     files: _containers.RepeatedCompositeFieldContainer[FileRanges]
-    def __init__(self, id: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRanges, _Mapping]]] = ...) -> None: ...
+    packed: bool
+    def __init__(self, id: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileRanges, _Mapping]]] = ..., packed: _Optional[bool] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("file", "offset", "length", "hole", "xxh3", "offer")
+    __slots__ = ("file", "offset", "length", "hole", "xxh3", "offer", "packed")
     FILE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     HOLE_FIELD_NUMBER: _ClassVar[int]
     XXH3_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     file: int
     offset: int
     length: int
     hole: bool
     xxh3: int
     offer: int
-    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., hole: _Optional[bool] = ..., xxh3: _Optional[int] = ..., offer: _Optional[int] = ...) -> None: ...
+    packed: int
+    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., hole: _Optional[bool] = ..., xxh3: _Optional[int] = ..., offer: _Optional[int] = ..., packed: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("file", "reason", "detail")
