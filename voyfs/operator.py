@@ -15,6 +15,7 @@ from voyfs.core.errors import ControlError, NotComplete, SourceError
 from voyfs.hydrator import Hydrator
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
+from voyfs.prefetching import Prefetching
 from voyfs.refresh import Forget, refresh
 from voyfs.store.store import Store
 from voyfs.supervisor import Settings
@@ -28,9 +29,6 @@ RATE_SAMPLES = 10  # the rate is over the last five seconds
 
 # How long detaching tries to tell the source.
 RELEASE_SECONDS = 10.0
-
-# Files brought at the same time for `prefetch`; each has a fetch under way.
-PREFETCHES = 8
 
 # Problems named in a status; the rest is counted.
 SHOWN_PROBLEMS = 100
@@ -53,7 +51,6 @@ class Operator:
         """`make_way` ends this daemon so that the next one takes over."""
         self._settings = settings
         self._store = store
-        self._vfs = vfs
         self._hydrator = hydrator
         self._background = background
         self._source = source
@@ -62,6 +59,7 @@ class Operator:
         self._forget = forget
         self._make_way = make_way
         self._before = store.records.totals.bytes - store.records.totals.absent_bytes  # local when this daemon began
+        self._prefetching = Prefetching(store, vfs, hydrator)
         self._hydrating = False
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
 
@@ -71,7 +69,7 @@ class Operator:
             case "status":
                 yield {"done": True, "status": self.status()}
             case "prefetch":
-                brought = await self._prefetch([os.fsencode(path) for path in request["paths"]])
+                brought = await self._prefetching.bring([os.fsencode(path) for path in request["paths"]])
                 if request.get("working_set") and not self._hydrating and not self._store.detached:
                     await self._background.bring_working_set(float(request["working_set"]))
                 yield {"done": True, "brought": brought, "status": self.status()}
@@ -133,26 +131,6 @@ class Operator:
             progress.ended = False
             progress.problems.clear()
             self._nursery.start_soon(self._background.run)
-
-    async def _prefetch(self, paths: list[bytes]) -> int:
-        """Brings whole files; what does not exist or cannot be had is passed over."""
-        brought = 0
-        limit = trio.CapacityLimiter(PREFETCHES)
-
-        async def bring(path: bytes) -> None:
-            nonlocal brought
-            async with limit:
-                try:
-                    await self._hydrator.bring(await self._vfs.resolve(path))
-                except (OSError, SourceError) as error:
-                    log.info("not prefetched", path=os.fsdecode(path), why=str(error))
-                else:
-                    brought += 1
-
-        async with trio.open_nursery() as nursery:
-            for path in paths:
-                nursery.start_soon(bring, path)
-        return brought
 
     async def _detach(self) -> None:
         if self._store.detached:
@@ -236,6 +214,7 @@ class Operator:
             "first_ranges": progress.first,
             "demand_fetches": progress.demand_fetches,
             "demand_bytes": progress.demand_bytes,
+            "prefetch": self._prefetching.status(rate),
             "working_set_bytes": progress.working_set_bytes,
             "bandwidth": self._background.carrier.pacer.rate,
             "share": self._settings.share,

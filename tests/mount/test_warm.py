@@ -1,6 +1,7 @@
 """What the source uses comes first: on real mounts, with the real page cache."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mount.conftest import MakePair
@@ -53,6 +54,28 @@ def test_the_background_brings_it_before_the_rest(pair: MakePair) -> None:
     read_hot(made)
     status = made.mount.status()
     assert (status["demand_fetches"], status["phase"]) == (0, "hydrating")
+
+
+def test_how_much_prefetch_brings_is_known_before_it_has_come(pair: MakePair) -> None:
+    made = pair("--warm", prepare=some_hot)
+    paths = [f"/a/f{number}" for number in range(8)]
+    os.listdir(made.path / "a")
+    read_hot(made)  # 3 chunks of each are here already
+    made.server.stop()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(made.mount.ask, "prefetch", paths=[*paths, *paths, "/a/deep"])
+        until(lambda: made.mount.status()["prefetch"]["files"]["total"] == 8)
+        waiting = made.mount.status()["prefetch"]
+        assert (waiting["bytes"], waiting["files"]["present"]) == ({"present": HOT_BYTES - 5, "total": 64 * MIB}, 0)
+        made.server.start()
+        assert asked.result(60)["brought"] == 2 * len(paths) + 1
+    assert made.mount.status()["prefetch"] | {"eta_s": None} == {
+        "bytes": {"present": 64 * MIB, "total": 64 * MIB},
+        "files": {"present": 8, "total": 8},
+        "eta_s": None,
+    }
+    made.mount.ask("prefetch", paths=["/a/deep/small", "/missing"])
+    assert made.mount.status()["prefetch"]["bytes"] == {"present": 5, "total": 5}, "of what was asked for last"
 
 
 def test_prefetch_needs_something_to_bring(tmp_path: Path) -> None:
