@@ -296,6 +296,13 @@ class VoyfsMount:
         if paths:
             control.ask(self._store, "prefetch", limits.PREPARE_SECONDS, paths=list(paths))
 
+    @property
+    def prefetched(self) -> Progress:
+        """See ports.Mounted."""
+        status = control.ask(self._store, "status", limits.CALL_SECONDS)["status"]
+        asked = status["prefetch"]
+        return _progress(status, asked, complete=asked["bytes"]["present"] == asked["bytes"]["total"])
+
     def look_up(self, paths: Sequence[str]) -> None:
         """See ports.Mounted."""
         for path in paths:
@@ -326,7 +333,8 @@ class VoyfsMount:
     def hydrate(self) -> Iterator[Progress]:
         """See ports.Mounted."""
         for reply in control.call(self._store, "hydrate", wait=True):
-            yield _progress(reply["status"])
+            status = reply["status"]
+            yield _progress(status, status, complete=status["phase"] in ("hydrated", "detached"))
 
     @property
     def detached(self) -> bool:
@@ -397,16 +405,16 @@ def _start_time(pid: int) -> int:
         return 0
 
 
-def _progress(status: Mapping[str, Any]) -> Progress:
-    """From a status of voyfs."""
+def _progress(status: Mapping[str, Any], part: Mapping[str, Any], *, complete: bool) -> Progress:
+    """From a status of voyfs, and what of it tells how far all or a PART is."""
     return Progress(
-        bytes_present=status["bytes"]["present"],
-        bytes_total=status["bytes"]["total"],
-        files_present=status["files"]["present"],
+        bytes_present=part["bytes"]["present"],
+        bytes_total=part["bytes"]["total"],
+        files_present=part["files"]["present"],
         seed_bytes=status["seed_bytes"],
-        files_total=status["files"]["total"],
+        files_total=part["files"]["total"],
         fetched_bytes=status["fetched_bytes"],
         rate=status["rate"],
-        eta=status["eta_s"],
-        complete=status["phase"] in ("hydrated", "detached"),
+        eta=part["eta_s"],
+        complete=complete,
     )

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from migrator import telling
 from migrator.core import limits, memory, preflight
 from migrator.core.advice import too_late
 from migrator.core.errors import (
@@ -212,7 +213,9 @@ class Driver:
             **facts,
         )
         called = self._recorder.now()
-        self._recorder.remote(Phase.PREPARE, called, self._peer.prepare(order))
+        with telling.preparation(self._recorder, self._peer, task.migration):
+            report = self._peer.prepare(order)
+        self._recorder.remote(Phase.PREPARE, called, report)
         serve_on = task.listen_host if mode is Memory.POST_COPY else ""
         keeps = Mode(task.options.network).keeps_connections
         self._dump = ports.runtime.prepare_dump(container, task.migration, serve_on, connections=keeps)
@@ -281,19 +284,8 @@ class Driver:
         self._advance(Step.DUMPED, durable=False)
 
     def _told(self, pieces: Iterator[ImagePiece], counter: Counter, phase: Phase) -> Iterator[ImagePiece]:
-        """Count images on their way, and tell how far they are: seldom, for it happens in the freeze."""
         assert self._container is not None
-        began = told = self._recorder.now()
-        expected = preflight.image_bytes(self._container)
-        for piece in pieces:
-            counter.bytes += len(piece.data)
-            now = self._recorder.now()
-            if now - told >= limits.TELL_SECONDS:
-                told, rate = now, counter.bytes / (now - began)
-                left = max(expected - counter.bytes, 0) / rate if rate else None
-                facts = {"bytes_present": counter.bytes, "bytes_total": max(expected, counter.bytes)}
-                self._recorder.tell("progress", phase=phase, **facts, rate=rate, eta=left)
-            yield piece
+        return telling.images(pieces, counter, self._recorder, phase, preflight.image_bytes(self._container))
 
     def _restore(self, migration: str) -> Report:
         assert self._dump is not None
@@ -324,14 +316,14 @@ class Driver:
 
     # From here on there is no way back.
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, counter: Counter) -> None:
         """Open the target, then destroy the source's copy, which stays frozen and cut until it is gone.
 
         In between, memory that is to follow does: only the target knows when all of it has come.
         """
         self._insist(self._open)
         if self._dump is None or self._dump.pages:  # None: an earlier run of the agent made it
-            self._insist(self._wait_pages)
+            self._insist(lambda: self._wait_pages(counter))
         self._insist(self._destroy)
         self._run_hook(Stage.AFTER_COMMIT)
         self._insist(lambda: self._advance(Step.OPENED, durable=True))
@@ -352,16 +344,24 @@ class Driver:
         self._recorder.remote(Phase.COMMIT, called, report)
         self._recorder.tell("opened", downtime_s=timeline.downtime, gap_s=timeline.gap)
 
-    def _wait_pages(self) -> None:
-        with self._recorder.step(Phase.COMMIT, "pages"):
+    def _wait_pages(self, counter: Counter) -> None:
+        with self._recorder.step(Phase.COMMIT, "pages") as step:
             try:
-                while not self._peer.pages(self.task.migration):
+                while not self._ask_for_pages(counter, step):
                     self._check_stopping()
             except Lost as error:
                 raise self._stranded(error) from error
         if self._dump is not None:
             self._dump.stop()
         self._ports.runtime.settle(self.task.migration)
+
+    def _ask_for_pages(self, *counters: Counter) -> bool:
+        """Whether all are there; tells how far they are."""
+        progress = self._peer.pages(self.task.migration)
+        for counter in counters:
+            counter.bytes = progress.bytes_present
+        telling.progress(self._recorder, Phase.COMMIT, progress)
+        return progress.complete
 
     def _stranded(self, error: MigratorError) -> Stranded:
         """The target has no copy to open. Why the source does not resume by itself is told in core.phases."""
@@ -402,8 +402,8 @@ class Driver:
         """From COMMIT, or from wherever an earlier run of the agent had come, to the end."""
         try:
             if self.phase is Phase.COMMIT:
-                with self._recorder.phase(Phase.COMMIT):
-                    self._hand_over()
+                with self._recorder.phase(Phase.COMMIT) as counter:
+                    self._hand_over(counter)
             if self.phase is Phase.HYDRATE:
                 with self._recorder.phase(Phase.HYDRATE) as counter:
                     self._insist(lambda: self._hydrate(counter))

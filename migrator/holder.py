@@ -197,6 +197,17 @@ class Holder:
         move.record.write(move.hold, network_mode=order.network)
         self._ports.hooks.run(Stage.BEFORE_FREEZE, _facts(move))
 
+    def how_far(self, migration: str) -> Progress | None:
+        """How far the disk of one is that is being prepared; None where that is not known. It waits for no word."""
+        with self._lock:
+            move = self._moves.get(migration)
+        if move is None or move.hold is not Hold.PREPARED or move.mounted is None:
+            return None
+        try:
+            return move.mounted.prefetched
+        except MigratorError:
+            return None
+
     def freeze(self, migration: str) -> Report:
         """The source is frozen and cut: correct the disk, hold the frames."""
         steps = Steps(self._ports.clock)
@@ -276,20 +287,22 @@ class Holder:
             self._run_hook(Stage.AFTER_COMMIT, move)
         return steps.report(since=opened, answered=answered)
 
-    def pages(self, migration: str) -> bool:
-        """Whether all memory is here; waits a little. Raises Lost if it never will be: then the copy was killed."""
+    def pages(self, migration: str) -> Progress:
+        """How far memory is; waits a little for all. Raises Lost if it never will be here: then the copy was killed."""
         with self._at(migration, *OPENED) as move:
             if move.hold is Hold.LEFT:
-                return True
+                return Progress.of_memory(0, 0, 0.0, complete=True)
             assert move.restore is not None
-            if move.restore.pages_complete(limits.PAGES_SECONDS):
+            complete = move.restore.pages_complete(limits.PAGES_SECONDS)
+            progress = move.restore.pages_progress(complete=complete)
+            if complete:
                 move.restore.forget_images()
-                return True  # and if the container has ended since, or moved on: that is its own affair
+                return progress  # and if the container has ended since, or moved on: that is its own affair
             if not self._ports.runtime.exists(move.container):
                 raise Lost(
                     f"container {move.container} is gone from the target", remedy=f"its disk is in {move.directory}"
                 )
-            return False
+            return progress
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration; refused from OPEN on."""

@@ -5,6 +5,7 @@ It must not know what is in an image, nor how pieces travel.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import select
@@ -16,7 +17,7 @@ from typing import IO, Final
 import xxhash
 
 from migrator import syscalls
-from migrator.core import limits
+from migrator.core import limits, pagemap
 from migrator.core.errors import NoSpace, RuntimeFailed, TransferFailed
 from migrator.core.plan import ImagePiece
 
@@ -127,6 +128,17 @@ class Outgoing:
                 yield from _pieces(self._prefix + name, file, found.st_size)
         except FileNotFoundError:
             return
+
+
+def lazy_bytes(directory: Path) -> int:
+    """Memory that follows the images in DIRECTORY; 0 where that would take long to count."""
+    try:
+        maps = list(directory.glob(pagemap.NAMES))
+        if sum(path.stat().st_size for path in maps) > limits.PAGEMAP_BYTES:
+            return 0
+        return sum(pagemap.lazy_pages(path.read_bytes()) for path in maps) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def _pieces(name: str, file: IO[bytes], size: int) -> Iterator[ImagePiece]:

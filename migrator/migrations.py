@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from migrator.chronicle import Chronicle
 from migrator.core import limits
 from migrator.core.advice import advise, too_late
 from migrator.core.errors import Busy, MigrationUnknown, MigratorError, Refused, describe
@@ -290,7 +291,7 @@ class Migrations:
         journal: Callable[[], Any],
         join: Join | None = None,
     ) -> None:
-        feed = Feed()
+        feed, chronicle = Feed(), Chronicle(task.migration, task.container)
         with self._lock:
             if (other := self._containers.get(task.container)) is not None:
                 raise Busy(
@@ -303,10 +304,7 @@ class Migrations:
         def publish(event: Mapping[str, Any]) -> None:
             feed.publish(event)
             self.tally.publish(event)
-            if event["event"] != "progress":
-                shown = {"what" if key == "event" else key: value for key, value in event.items()}
-                with suppress(Exception):  # whatever becomes of the log, the migration goes on
-                    log.info("event", **{**shown, "migration": task.migration, "container": task.container})
+            chronicle.publish(event)
 
         def end(event: Mapping[str, Any]) -> None:
             self._forget(task)

@@ -33,9 +33,16 @@ class Trees:
         return [self.root, *self.volumes.values()]
 
     def prefetch(self, paths: Sequence[str]) -> None:
+        """See ports.Mounted. All at once: so how much it is, is known from the start."""
+        found = list(self._sorted(dict.fromkeys(paths, 0)))
+        if found:
+            with ThreadPoolExecutor(len(found)) as pool:
+                list(pool.map(lambda each: each[0].prefetch(list(each[1])), found))
+
+    @property
+    def prefetched(self) -> Progress:
         """See ports.Mounted."""
-        for tree, those in self._sorted(dict.fromkeys(paths, 0)):
-            tree.prefetch(list(those))
+        return _sum([tree.prefetched for tree in self._all], whole=True)
 
     def look_up(self, paths: Sequence[str]) -> None:
         """See ports.Mounted."""

@@ -18,18 +18,18 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from migrator import syscalls
 from migrator.core import limits
-from migrator.core.errors import Lost, RuntimeFailed
 from migrator.freezer import Freezer
 
 SOCKET: Final = "lazy-pages.socket"  # CRIU's, in its working directory
 OUTCOME: Final = "pages.outcome"  # ours, in the same: COMPLETE or LOST, once known
 GUARDED: Final = "pages.guarded"  # there, and locked by this program, from the moment that a restored copy is watched
+RECEIVED: Final = "pages.received"  # bytes that the source has sent so far, in decimal
 COMPLETE, LOST = "complete", "lost"
 LOOK_SECONDS: Final = 0.02  # how soon a process that has all its pages is let go, and a new one is held
 
@@ -42,6 +42,7 @@ class Watched:
         self._pid = pid
         self._pidfd = os.pidfd_open(pid)
         self._held: dict[int, int] = {}
+        self._sockets: list[int] = []
 
     def follow(self) -> bool:
         """Hold what the daemon has, let go what it has closed; False once it has ended."""
@@ -53,6 +54,7 @@ class Watched:
             return True  # something in it has just been closed: look again
         if 0 not in there:
             return True  # it is ending, and its descriptors are not closed one by one
+        self._sockets = [number for number, link in there.items() if link.startswith("socket:")]
         lazy = {number for number, link in there.items() if "userfaultfd" in link}
         for number in lazy - self._held.keys():
             with contextlib.suppress(OSError):
@@ -65,10 +67,25 @@ class Watched:
     def _path(self) -> str:
         return f"/proc/{self._pid}/fd"
 
-    def wait(self) -> None:
-        """Until the daemon has ended."""
+    def wait(self, tell: Callable[[int], None]) -> None:
+        """Until the daemon has ended; TELL hears now and then how many bytes its source has sent."""
+        heard = 0.0
         while self.follow():
+            if (now := time.monotonic()) - heard >= limits.RECEIVED_SECONDS:
+                heard = now
+                with contextlib.suppress(OSError):  # it closes one, or the room is full: nobody depends on a figure
+                    tell(sum(map(self._received, self._sockets)))
             select.select([self._pidfd], [], [], LOOK_SECONDS)
+
+    def _received(self, number: int) -> int:
+        """Bytes that have come over a socket of the daemon; none over one that is not TCP."""
+        duplicate = syscalls.pidfd_getfd(self._pidfd, number)
+        try:
+            return syscalls.tcp_received(duplicate)
+        except OSError:
+            return 0
+        finally:
+            os.close(duplicate)
 
     def close(self) -> None:
         """From here on, the kernel answers faults as ever."""
@@ -101,7 +118,7 @@ def main() -> int:
     guarded.flush()
     with contextlib.suppress(BrokenPipeError):
         print("guarded", flush=True)
-    watched.wait()
+    watched.wait(lambda count: _leave(work / RECEIVED, str(count)))
     complete = daemon.wait() == 0
     if not complete:
         freezer.kill(limits.PAUSE_SECONDS)
@@ -112,98 +129,14 @@ def main() -> int:
 
 def note(work: Path, outcome: str) -> None:
     """Leave the outcome for whoever asks."""
-    new = work / f"{OUTCOME}.new"
-    new.write_text(outcome)
-    new.rename(work / OUTCOME)
+    _leave(work / OUTCOME, outcome)
 
 
-class LazyPages:
-    """The agent's end of it. A restore is to have started it, and told it the pid, before anybody may run."""
-
-    def __init__(self, work: Path) -> None:
-        """WORK: CRIU's working directory; what an earlier agent started there is seen as well."""
-        self._work = work
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self, environment: Mapping[str, str], argv: Sequence[str]) -> None:
-        """Start CRIU's daemon, by ARGV; return when a restore may begin. Raises RuntimeFailed."""
-        words = [sys.executable, "-m", "migrator.pages", str(self._work), *argv]
-        self._process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            start_new_session=True,
-            cwd=self._work,
-        )
-        if self._answer() != "ready":
-            raise RuntimeFailed(
-                "CRIU cannot fetch pages from the source", remedy="can the target connect to it?", log=self._log()
-            )
-
-    def guard(self, pid: int) -> None:
-        """From here on no task of the container outlives a loss of its pages; raises RuntimeFailed."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{pid}\n")
-            self._process.stdin.flush()
-        if self._answer() != "guarded":
-            raise RuntimeFailed("the restored container's pages cannot be watched over", log=self._log())
-
-    def complete(self, seconds: float) -> bool:
-        """Whether all pages are here, waiting for it up to SECONDS; raises Lost if they never will be."""
-        guarded, outcome = self._work / GUARDED, self._work / OUTCOME
-        if not guarded.exists():
-            return True  # memory came with the images
-        deadline = time.monotonic() + seconds
-        while not outcome.exists():
-            if _unlocked(guarded) and not outcome.exists():  # the watcher was killed: nobody may go on without
-                Freezer(Path(guarded.read_text())).kill(limits.PAUSE_SECONDS)
-                note(self._work, LOST)
-            elif time.monotonic() > deadline:
-                return False
-            else:
-                select.select([], [], [], LOOK_SECONDS)
-        if outcome.read_text() == LOST:
-            raise Lost(
-                "the source went away before all pages of memory had come; the container was killed",
-                remedy="its disk is still on the target",
-                log=self._log(),
-            )
-        return True
-
-    def close(self) -> None:
-        """Give back the pipes, and the watcher's place in the table of processes if it has ended."""
-        if self._process is not None:
-            for stream in (self._process.stdin, self._process.stdout):
-                assert stream is not None
-                with contextlib.suppress(OSError):
-                    stream.close()
-            self._process.poll()
-
-    def _answer(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], limits.PAUSE_SECONDS)[0]:
-            return ""
-        return self._process.stdout.readline().strip()
-
-    def _log(self) -> list[str]:
-        with contextlib.suppress(OSError):
-            return (self._work / "pages.log").read_text(errors="replace").splitlines()[-limits.LOG_LINES :]
-        return []
-
-
-def _unlocked(path: Path) -> bool:
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+def _leave(path: Path, text: str) -> None:
+    """Whoever reads it reads all of it."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.rename(path)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,11 @@ class GrpcPeer:
         message = self._call(self._stub.Prepare, wire.order_to_wire(order), limits.PREPARE_SECONDS)
         return wire.report_from_wire(message)
 
+    def how_far(self, migration: str) -> Progress | None:
+        """See ports.Peer."""
+        reply = self._call(self._stub.HowFar, pb.Word(migration=migration), limits.CALL_SECONDS)
+        return wire.progress_from_wire(reply.progress) if reply.HasField("progress") else None
+
     def freeze(self, migration: str) -> Report:
         """See ports.Peer."""
         return self._word(self._stub.Freeze, migration, limits.FREEZE_SECONDS)
@@ -144,9 +149,10 @@ class GrpcPeer:
         """See ports.Peer."""
         return self._word(self._stub.Commit, migration, limits.CALL_SECONDS + limits.HOOK_SECONDS)
 
-    def pages(self, migration: str) -> bool:
+    def pages(self, migration: str) -> Progress:
         """See ports.Peer."""
-        return self._call(self._stub.Pages, pb.Word(migration=migration), limits.CALL_SECONDS).complete
+        reply = self._call(self._stub.Pages, pb.Word(migration=migration), limits.CALL_SECONDS)
+        return wire.pages_from_wire(reply)
 
     def abort(self, migration: str) -> None:
         """See ports.Peer. It may have to wait until what is under way there has ended."""

@@ -142,6 +142,9 @@ class Restore(Protocol):
     def pages_complete(self, seconds: float) -> bool:
         """Whether all memory is here, waiting up to SECONDS. Raises Lost if it never will be; the copy is killed."""
 
+    def pages_progress(self, *, complete: bool) -> Progress:
+        """How far memory is that follows the images; COMPLETE is what `pages_complete` said."""
+
     def interrupt(self) -> None:
         """Kill a restore that is under way, in another thread or left by an earlier agent, without waiting for its end.
 
@@ -267,6 +270,10 @@ class Mounted(Protocol):
 
     def prefetch(self, paths: Sequence[str]) -> None:
         """Make files local. Missing ones are ignored."""
+
+    @property
+    def prefetched(self) -> Progress:
+        """How far `prefetch` is, asked by another thread while it is under way."""
 
     def look_up(self, paths: Sequence[str]) -> None:
         """Make names and attributes known. Missing ones are ignored."""
@@ -432,6 +439,9 @@ class Peer(Protocol):
     def prepare(self, order: Order) -> Report:
         """Build network, mount and bundle; fetch what restoring will need."""
 
+    def how_far(self, migration: str) -> Progress | None:
+        """How far what `prepare` fetches is, asked by another thread while it is under way; None: that is not known."""
+
     def freeze(self, migration: str) -> Report:
         """Quick. The source is frozen and cut: correct the disk, hold the frames."""
 
@@ -444,8 +454,8 @@ class Peer(Protocol):
     def commit(self, migration: str) -> Report:
         """Quick. Open the network and let the copy run; `ago` is since then."""
 
-    def pages(self, migration: str) -> bool:
-        """Whether all memory has come to the target's copy; waits a little for it. Raises Lost if it never will."""
+    def pages(self, migration: str) -> Progress:
+        """How far the target's copy has its memory; waits a little for all of it. Raises Lost if it never will."""
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration."""

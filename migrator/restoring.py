@@ -17,10 +17,10 @@ from migrator import images, procs
 from migrator.core import limits, timers
 from migrator.core.argv import RuntimeCommand, lazy_pages
 from migrator.core.errors import Lost, NoSpace, RuntimeFailed
-from migrator.core.plan import ImagePiece, Order
+from migrator.core.plan import ImagePiece, Order, Progress
 from migrator.freezer import Freezer
 from migrator.latch import Latch
-from migrator.pages import LazyPages
+from migrator.lazy import LazyPages
 from migrator.tools import Tool, first_line
 
 OUTPUT: Final = "output.log"  # in the bundle: what a container writes that had pipes on the source
@@ -47,7 +47,7 @@ class RuntimeRestore:
         self._destroy = destroy
         self._log = room.work / "runtime.log"  # there since the restore began; an agent that comes after us sees it too
         self._incoming = images.Incoming(room)
-        self._pages = LazyPages(room.work)
+        self._pages = LazyPages(room)
         self._freezer: Freezer | None = None
         self._stdio: tuple[int, int, int] | None = None
 
@@ -102,6 +102,10 @@ class RuntimeRestore:
     def pages_complete(self, seconds: float) -> bool:
         """See ports.Restore."""
         return self._pages.complete(seconds)
+
+    def pages_progress(self, *, complete: bool) -> Progress:
+        """See ports.Restore."""
+        return self._pages.progress(complete=complete)
 
     def _mend_images(self) -> None:
         """See core.timers."""

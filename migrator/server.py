@@ -68,6 +68,11 @@ class Servicer(PeerServicer):
         with _errors(context, request.migration):
             return wire.report_to_wire(self._holder.prepare(wire.order_from_wire(request)))
 
+    def HowFar(self, request: pb.Word, context: grpc.ServicerContext) -> pb.HowFarReply:
+        with _errors(context, request.migration):
+            progress = self._holder.how_far(request.migration)
+            return pb.HowFarReply(progress=None if progress is None else wire.progress_to_wire(progress))
+
     def Freeze(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Report:
         with _errors(context, request.migration):
             return wire.report_to_wire(self._holder.freeze(request.migration))
@@ -94,7 +99,7 @@ class Servicer(PeerServicer):
 
     def Pages(self, request: pb.Word, context: grpc.ServicerContext) -> pb.PagesReply:
         with _errors(context, request.migration):
-            return pb.PagesReply(complete=self._holder.pages(request.migration))
+            return wire.pages_to_wire(self._holder.pages(request.migration))
 
     def Abort(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Done:
         with _errors(context, request.migration):

@@ -85,6 +85,7 @@ class Screen:
 
 
 def _progress(event: Mapping[str, Any]) -> str:
+    """How far a phase is, how fast, and how long it takes yet."""
     present, total = event["bytes_present"], event["bytes_total"]
     eta = f", {event['eta']:.0f} s left" if event.get("eta") is not None else ""
     share = f"{100 * present // total}% " if total else ""
@@ -169,7 +170,10 @@ def print_migrations(console: Console, migrations: Sequence[Mapping[str, Any]]) 
 
 
 def print_advice(console: Console, known: Mapping[str, Any]) -> None:
-    """What is missing on the target, and what can be done."""
+    """How far it is, what is missing on the target, and what can be done."""
+    last = known.get("last_event", {})
+    if last.get("event") == "progress":
+        console.print(f"{last['phase']}: {_progress(last)}", soft_wrap=True, highlight=False)
     if known.get("missing_bytes"):
         console.print(f"{human_bytes(known['missing_bytes'])} of its disk exist on the source alone", soft_wrap=True)
     if known.get("kept_until") and known["phase"] not in ("done", "returned"):

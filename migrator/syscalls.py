@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ MNT_DETACH: Final = 2
 MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
 IN_CLOSE_WRITE: Final = 0x8
+
+_IPPROTO_TCP, _TCP_INFO = 6, 11
+_TCP_INFO_BYTES, _RECEIVED_AT = 136, 128  # of struct tcp_info, up to tcpi_bytes_received
 
 _EVENT: Final = struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +48,14 @@ def unshare(kind: int) -> None:
 def pidfd_getfd(process: int, number: int) -> int:
     """A duplicate of a descriptor of another process, which is named by a pidfd."""
     return _checked(_libc.syscall(SYS_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
+
+
+def tcp_received(descriptor: int) -> int:
+    """Bytes that have come over a TCP socket since its connection was made."""
+    info = ctypes.create_string_buffer(_TCP_INFO_BYTES)
+    size = ctypes.c_uint(_TCP_INFO_BYTES)
+    _checked(_libc.getsockopt(descriptor, _IPPROTO_TCP, _TCP_INFO, info, ctypes.byref(size)), "getsockopt")
+    return int.from_bytes(info.raw[_RECEIVED_AT : _RECEIVED_AT + 8], sys.byteorder)
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:

@@ -64,6 +64,11 @@ class Tally:
                 key: {_labels(migration=each): float(event[key] or 0) for each, event in self._progress.items()}
                 for key in ("bytes_present", "bytes_total", "rate")
             }
+            left = {
+                _labels(migration=each): float(event["eta"])
+                for each, event in self._progress.items()
+                if event["eta"] is not None
+            }
             ended = {_labels(outcome=outcome): float(count) for outcome, count in self._ended.items()}
             held = {_labels(state=state): float(count) for state, count in Counter(holds).items()}
             return [
@@ -74,6 +79,7 @@ class Tally:
                 Family("migrator_bytes_present", "gauge", "Moved in this phase.", figures["bytes_present"]),
                 Family("migrator_bytes_expected", "gauge", "To be moved in it.", figures["bytes_total"]),
                 Family("migrator_bytes_per_second", "gauge", "How fast.", figures["rate"]),
+                Family("migrator_seconds_left", "gauge", "How long it takes yet, where that is known.", left),
                 Family("migrator_downtime_seconds", "histogram", "Pause to open network.", histogram=self._downtime),
                 Family("migrator_gap_seconds", "histogram", "Pause to first data sent again.", histogram=self._gap),
             ]

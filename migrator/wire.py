@@ -294,6 +294,18 @@ def progress_from_wire(message: pb.Progress) -> Progress:
     )
 
 
+def pages_to_wire(progress: Progress) -> pb.PagesReply:
+    """How far memory is."""
+    return pb.PagesReply(complete=progress.complete, progress=progress_to_wire(progress))
+
+
+def pages_from_wire(message: pb.PagesReply) -> Progress:
+    """See `pages_to_wire`. A target of an earlier version tells no figures."""
+    if message.HasField("progress"):
+        return progress_from_wire(message.progress)
+    return Progress.of_memory(0, 0, 0.0, complete=message.complete)
+
+
 def options_to_wire(migration: str, options: Options) -> pb.GiveBackRequest:
     """What the way back is asked for: neither how memory moves, nor what becomes of the copy that stays behind."""
     return pb.GiveBackRequest(

@@ -83,11 +83,12 @@ class Prefetching:
         """How far it is; RATE in bytes a second, at which all of this mount comes."""
         total = sum(presence.limit for presence in self._files.values())
         missing = sum(presence.absent_bytes for presence in self._files.values())
+        known = not self._unknown and (rate > 0 or not missing)
         return {
             "bytes": {"present": total - missing, "total": total},
             "files": {
                 "present": sum(presence.complete for presence in self._files.values()),
                 "total": len(self._files),
             },
-            "eta_s": round(missing / rate, 1) if rate and not self._unknown else None,
+            "eta_s": round(missing / (rate or 1.0), 1) if known else None,
         }

@@ -59,9 +59,17 @@ DAEMON_SECONDS: Final = 60.0
 VERIFY_SECONDS: Final = 86400.0
 
 TELL_SECONDS: Final = 0.25  # between two words of how far the images are
+SILENT_SECONDS: Final = 10.0  # of an agent's log, before it has a line on how far a migration is
 
-# How long a target lets the source wait for "all memory is here" before it says "not yet".
-PAGES_SECONDS: Final = 2.0
+# How long a target lets the source wait for "all memory is here" before it says "not yet", and how far it is.
+PAGES_SECONDS: Final = 0.5
+# Between two questions how far a preparation is; voyfs takes its rate as often.
+HOW_FAR_SECONDS: Final = 0.5
+RECEIVED_SECONDS: Final = 0.2  # between two looks at what has come of pages
+
+# CRIU's images of where pages are, of all processes, that are read to tell how much is to come: some 10 GiB of memory
+# in some 100,000 pieces, which takes a second.
+PAGEMAP_BYTES: Final = 4 * MIB
 
 # Between two looks whether the trees are served: what a reader waits for one that has died, beside its start.
 WATCH_SECONDS: Final = 0.5

@@ -100,7 +100,10 @@ class ImagePiece:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the disk is on the target; `rate` in bytes a second, `eta` in seconds (None: unknown)."""
+    """How far disk or memory are on the target; `rate` in bytes a second, `eta` in seconds (None: unknown).
+
+    A total of 0 says that nothing is known. Memory has no files.
+    """
 
     bytes_present: int
     bytes_total: int
@@ -111,6 +114,12 @@ class Progress:
     eta: float | None
     complete: bool
     seed_bytes: int = 0  # taken from local trees, and not fetched
+
+    @classmethod
+    def of_memory(cls, present: int, total: int, rate: float, *, complete: bool) -> Progress:
+        """PRESENT of TOTAL bytes are here."""
+        eta = round((total - present) / rate, 1) if rate else None
+        return cls(present, total, 0, 0, present, rate, eta, complete)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

@@ -249,10 +249,18 @@ class RestoreRequest(_message.Message):
     def __init__(self, migration: _Optional[str] = ..., touched: _Optional[_Iterable[_Union[Touched, _Mapping]]] = ..., pages: _Optional[str] = ...) -> None: ...
 
 class PagesReply(_message.Message):
-    __slots__ = ("complete",)
+    __slots__ = ("complete", "progress")
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     complete: bool
-    def __init__(self, complete: _Optional[bool] = ...) -> None: ...
+    progress: Progress
+    def __init__(self, complete: _Optional[bool] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+
+class HowFarReply(_message.Message):
+    __slots__ = ("progress",)
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    progress: Progress
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("name", "offset", "seconds", "bytes")

@@ -49,6 +49,11 @@ class PeerStub:
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.PrepareRequest.SerializeToString,
                 response_deserializer=migrator_dot_generated_dot_migrator__pb2.Report.FromString,
                 _registered_method=True)
+        self.HowFar = channel.unary_unary(
+                '/migrator.v1.Peer/HowFar',
+                request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
+                response_deserializer=migrator_dot_generated_dot_migrator__pb2.HowFarReply.FromString,
+                _registered_method=True)
         self.Freeze = channel.unary_unary(
                 '/migrator.v1.Peer/Freeze',
                 request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
@@ -130,6 +135,13 @@ class PeerServicer:
 
     def Prepare(self, request, context):
         """Build network, mount and bundle; fetch what restoring will need.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HowFar(self, request, context):
+        """How far is what Prepare fetches? Asked while that is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,6 +249,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Prepare,
                     request_deserializer=migrator_dot_generated_dot_migrator__pb2.PrepareRequest.FromString,
                     response_serializer=migrator_dot_generated_dot_migrator__pb2.Report.SerializeToString,
+            ),
+            'HowFar': grpc.unary_unary_rpc_method_handler(
+                    servicer.HowFar,
+                    request_deserializer=migrator_dot_generated_dot_migrator__pb2.Word.FromString,
+                    response_serializer=migrator_dot_generated_dot_migrator__pb2.HowFarReply.SerializeToString,
             ),
             'Freeze': grpc.unary_unary_rpc_method_handler(
                     servicer.Freeze,
@@ -380,6 +397,33 @@ class Peer:
             '/migrator.v1.Peer/Prepare',
             migrator_dot_generated_dot_migrator__pb2.PrepareRequest.SerializeToString,
             migrator_dot_generated_dot_migrator__pb2.Report.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HowFar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/migrator.v1.Peer/HowFar',
+            migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
+            migrator_dot_generated_dot_migrator__pb2.HowFarReply.FromString,
             options,
             channel_credentials,
             insecure,

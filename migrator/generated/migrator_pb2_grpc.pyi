@@ -44,6 +44,8 @@ class PeerStub:
     """How fast is the way? What arrives is thrown away."""
     Prepare: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.PrepareRequest, _migrator_pb2.Report]
     """Build network, mount and bundle; fetch what restoring will need."""
+    HowFar: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.HowFarReply]
+    """How far is what Prepare fetches? Asked while that is under way."""
     Freeze: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]
     """The source is frozen and cut: correct the disk, hold the frames."""
     Send: _grpc.StreamUnaryMultiCallable[_migrator_pb2.ImagePiece, _migrator_pb2.Report]
@@ -80,6 +82,8 @@ class PeerAsyncStub(PeerStub):
     """How fast is the way? What arrives is thrown away."""
     Prepare: _aio.UnaryUnaryMultiCallable[_migrator_pb2.PrepareRequest, _migrator_pb2.Report]  # type: ignore[assignment]
     """Build network, mount and bundle; fetch what restoring will need."""
+    HowFar: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.HowFarReply]  # type: ignore[assignment]
+    """How far is what Prepare fetches? Asked while that is under way."""
     Freeze: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]  # type: ignore[assignment]
     """The source is frozen and cut: correct the disk, hold the frames."""
     Send: _aio.StreamUnaryMultiCallable[_migrator_pb2.ImagePiece, _migrator_pb2.Report]  # type: ignore[assignment]
@@ -131,6 +135,14 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrator_pb2.Report, _abc.Awaitable[_migrator_pb2.Report]]:
         """Build network, mount and bundle; fetch what restoring will need."""
+
+    @_abc_1.abstractmethod
+    def HowFar(
+        self,
+        request: _migrator_pb2.Word,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrator_pb2.HowFarReply, _abc.Awaitable[_migrator_pb2.HowFarReply]]:
+        """How far is what Prepare fetches? Asked while that is under way."""
 
     @_abc_1.abstractmethod
     def Freeze(

@@ -9,6 +9,7 @@ import pytest
 
 from migrator.core.errors import MigratorError, NotReady, Stranded, Unfinished
 from migrator.core.memory import GAIN, PIPE_BYTES, ROUNDS, Means, Memory, another_round, choose, still_bytes
+from migrator.core.plan import Progress
 from migrator.core.prediction import Link, Load
 from tests.migrator.test_driver import restart, run
 from tests.migrator.world import Crash, World, make_driver, make_holder
@@ -142,7 +143,7 @@ def test_lost_pages_end_the_migration_and_the_source_keeps_its_copy() -> None:
     driver = make_driver(world, holder)
     pages = driver._peer.pages
 
-    def lose(migration: str) -> bool:
+    def lose(migration: str) -> Progress:
         world.pages_lost = world.page_calls >= 1
         return pages(migration)
 
@@ -175,10 +176,10 @@ def test_the_source_stops_insisting_on_pages_when_its_agent_stops() -> None:
     world = World(memory="post-copy")
     driver = make_driver(world, make_holder(world))
 
-    def away(migration: str) -> bool:
+    def away(migration: str) -> Progress:
         world.serving = True
         driver._ports.clock.wait = lambda seconds: True  # type: ignore[method-assign]
-        return False
+        return Progress.of_memory(0, 0, 0.0, complete=False)
 
     driver._peer.pages = away  # type: ignore[method-assign]
     with pytest.raises(Unfinished):

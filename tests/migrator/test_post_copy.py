@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from benchmarks.lab.hosts import Host, Lab
 from benchmarks.lab.leaks import remains
 from migrator.core.errors import CheckFailed, NotReady, RuntimeFailed, Stranded
 from migrator.core.memory import PIPE_BYTES
-from tests.migrator.agents import Agent, agents_on, events, until, wrapper
+from tests.migrator.agents import Agent, Event, agents_on, events, until, wrapper
 
 MEMORY_MIB = 64
 
@@ -97,13 +97,44 @@ def test_the_source_goes_on_when_restoring_fails(scene: Scene) -> None:
     assert criu_of(scene.a.host, "criu swrk") == []
 
 
+def limit(host: Host, rate: str) -> None:
+    """What a host sends."""
+    host.run(
+        ["tc", "qdisc", "replace", "dev", "uplink", "root", "tbf", "rate", rate, "burst", "256k", "latency", "50ms"]
+    )
+
+
+def bytes_of(told: Sequence[Event], phase: str) -> list[tuple[int, int]]:
+    """How far it was told to be, in bytes present and in all."""
+    progress = [event for event in told if event["event"] == "progress" and event["phase"] == phase]
+    assert all(event["eta"] is not None for event in progress[1:-1])
+    return [(event["bytes_present"], event["bytes_total"]) for event in progress]
+
+
 def test_memory_follows_and_the_source_goes_when_all_of_it_has_come(scene: Scene) -> None:
-    done = scene.a.migrate("redis", scene.b, "--memory", "post-copy", "--no-verify", "--compress")
-    assert done.returncode == 0, done.stderr + scene.a.log() + scene.b.log()
-    result = events(done)[-1]["result"]
+    limit(scene.a.host, "16mbit")
+    told: list[Event] = []
+    with scene.a.migrating("redis", scene.b, "--memory", "post-copy", "--no-verify", "--compress") as events:
+        for event in events:
+            told.append(event)
+            if event["event"] == "phase" and event["phase"] == "freeze" and event["state"] == "begin":
+                limit(scene.a.host, "200mbit")
+    result = told[-1].get("result")
+    assert result is not None, str(told[-1]) + scene.a.log() + scene.b.log()
     assert result["memory"] == "post-copy"
     assert result["image_bytes"] < MEMORY_MIB * bundle.MIB // 4, "the pages were not among the images"
-    assert "pages" in [step["name"] for step in result["timeline"]["phases"][4]["steps"]]
+    commit = result["timeline"]["phases"][4]
+    assert "pages" in [step["name"] for step in commit["steps"]]
+
+    fetched = bytes_of(told, "prepare")
+    assert any(0 < present < total for present, total in fetched), fetched
+    assert fetched == sorted(fetched)
+    came = bytes_of(told, "commit")
+    assert came == sorted(came)
+    assert len({present for present, _ in came}) >= 4, came
+    assert came[-1][0] == came[-1][1] == commit["bytes"]
+    assert 0 <= commit["bytes"] - MEMORY_MIB * bundle.MIB < 32 * bundle.MIB, "its memory, and what else redis has"
+
     assert remains(scene.a.host) == []
     assert scene.container.state() == {}
     assert scene.b.host.run(["sh", "-c", "ls -d /run/migrator/restore-* 2>/dev/null; true"]).stdout == ""

@@ -51,6 +51,7 @@ CONFIG: dict[str, Any] = {"root": {"path": "rootfs"}, "process": {"terminal": Fa
 CONTAINER = Container("box", 42, "/b/box", "/b/box/rootfs", CONFIG, "/sys/fs/cgroup/box/cgroup.freeze", 1 << 20)
 IMAGES = {"core-1.img": b"core", "pages-1.img": b"page" * 100, "inventory.img": b"inventory"}
 MIGRATION = "m1"
+MEMORY = 300  # bytes that follow, where any do
 
 
 class Crash(BaseException):
@@ -269,6 +270,10 @@ class FakeRestore:
         self.world.pages_complete = not self.world.serving or self.world.page_calls > 2
         return self.world.pages_complete
 
+    def pages_progress(self, *, complete: bool) -> Progress:
+        present = MEMORY if complete else min(self.world.page_calls * 100, MEMORY)
+        return Progress.of_memory(present, MEMORY if self.world.page_calls else 0, 50.0, complete=complete)
+
     def interrupt(self) -> None:
         pass
 
@@ -445,6 +450,10 @@ class FakeMounted:
     def prefetch(self, paths: Sequence[str]) -> None:
         with self.world.act("target: prefetch", DiskFailed):
             assert self.world.exported
+
+    @property
+    def prefetched(self) -> Progress:
+        return Progress(10, 40, 1, 4, 10, 5.0, 6.0, False)
 
     def look_up(self, paths: Sequence[str]) -> None:
         with self.world.act("target: look up", DiskFailed):
@@ -635,6 +644,9 @@ class FakePeer:
         with self.world.act("link: prepare", PeerUnreachable):
             return self.holder.prepare(order)
 
+    def how_far(self, migration: str) -> Progress | None:
+        return self.holder.how_far(migration)
+
     def freeze(self, migration: str) -> Report:
         with self.world.act("link: freeze", PeerUnreachable):
             return self.holder.freeze(migration)
@@ -647,7 +659,7 @@ class FakePeer:
         with self.world.act("link: restore", PeerUnreachable):
             return self.holder.restore(migration, touched, pages)
 
-    def pages(self, migration: str) -> bool:
+    def pages(self, migration: str) -> Progress:
         with self.world.act("link: pages", PeerUnreachable):
             return self.holder.pages(migration)
 
@@ -714,9 +726,9 @@ def make_ports(world: World) -> SourcePorts:
     )
 
 
-def make_driver(world: World, holder: Holder, name: str = "box") -> Driver:
-    """The source's side, over fakes, with a link to HOLDER."""
+def make_driver(world: World, holder: Holder, name: str = "box", peer: FakePeer | None = None) -> Driver:
+    """The source's side, over fakes, with a link to HOLDER, by a PEER of its own or an ordinary one."""
     journal = FakeJournal(world, "source")
     ports = make_ports(world)
     task = Task(MIGRATION, name, Options(memory=world.memory), "10.0.0.1", "a:7777")
-    return Driver(task, ports, FakePeer(world, holder), lambda: journal.create(MIGRATION), world.events.append)
+    return Driver(task, ports, peer or FakePeer(world, holder), lambda: journal.create(MIGRATION), world.events.append)
