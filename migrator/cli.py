@@ -30,6 +30,7 @@ from migrator.core.draining import PRIORITY, First
 from migrator.core.errors import STATUS_TABLE, Insecure, MigrationUnknown, MigratorError
 from migrator.core.hook import Mode
 from migrator.core.memory import Memory
+from migrator.core.phases import Phase
 from migrator.core.timeline import human_bytes
 
 STATE = Path("/var/lib/migrator")
@@ -232,7 +233,9 @@ def abort(
     if as_json:
         asking.print_json(reply["migration"])
     else:
-        print(f"migration {migration} was given up: container {reply['migration']['container']} runs on this host")
+        container, returned = reply["migration"]["container"], reply["migration"]["phase"] == Phase.RETURNED
+        told = "was undone by a later one" if returned else "was given up"
+        print(f"migration {migration} {told}: container {container} runs on this host")
 
 
 @app.command()

@@ -19,11 +19,11 @@ from structlog.contextvars import bind_contextvars
 
 from migrator.chronicle import Chronicle
 from migrator.core import limits
-from migrator.core.advice import advise, too_late
-from migrator.core.errors import Busy, MigrationUnknown, MigratorError, Refused, describe
+from migrator.core.advice import advise, not_picked_up, too_late
+from migrator.core.errors import Busy, MigrationUnknown, MigratorError, Refused, by_kind, describe
 from migrator.core.group import Verdict
 from migrator.core.identity import Identity
-from migrator.core.phases import DECIDED, Outcome, Phase
+from migrator.core.phases import DECIDED, ENDED, Outcome, Phase
 from migrator.core.plan import Container, Options
 from migrator.decisions import Decisions
 from migrator.driver import Driver, Join
@@ -75,6 +75,7 @@ class Migrations:
         self._feeds: dict[str, Feed] = {}
         self._drivers: dict[str, Driver] = {}  # under way
         self._containers: dict[str, str] = {}  # under way: container -> migration
+        self._strays: dict[str, MigratorError] = {}  # that were not picked up, and why
         self._threads: list[threading.Thread] = []
 
     def start(self, container: str, target: str, options: Options) -> str:
@@ -163,7 +164,18 @@ class Migrations:
         phase = Phase(known["phase"])
         if phase in DECIDED and phase is not Phase.RETURNED:
             raise too_late(phase, migration, known["container"], known["peer"])
+        if phase not in ENDED:
+            raise self._why_not(phase, known)
         return known
+
+    def _why_not(self, phase: Phase, known: Mapping[str, Any]) -> MigratorError:
+        """Why a migration that nobody drives has not gone back."""
+        last = known.get("last_event", {})
+        if last.get("event") == "error":
+            return by_kind(last["kind"], last["error"], remedy=last["remedy"], log=last["log"])
+        if (why := self._strays.get(known["migration"])) is not None:
+            return not_picked_up(phase, known["migration"], known["container"], why)
+        return Refused(f"migration {known['migration']} is just being picked up", remedy="try again in a moment")
 
     def describe(self, migration: str) -> dict[str, Any]:
         """What is known of a migration, on either side; raises MigrationUnknown."""
@@ -189,6 +201,9 @@ class Migrations:
         for entry in entries:
             known.update({key: entry[key] for key in ("result", "error", "kept_until") if key in entry})
         known["advice"] = advise(known["phase"], migration, known["container"], known["peer"])
+        if (why := self._strays.get(migration)) is not None and known["phase"] in [*Phase]:
+            stray = not_picked_up(Phase(known["phase"]), migration, known["container"], why)
+            known["advice"] = f"{stray.message} ({stray.remedy})"
         with self._lock:
             feed = self._feeds.get(migration)
             driver = self._drivers.get(migration)
@@ -225,8 +240,10 @@ class Migrations:
             try:
                 self._recover(migration, entries, *self._decisions.standing(entries))
             except MigratorError as error:
+                self._strays[migration] = error
                 log.error("cannot pick up a migration", migration=migration, error=error.message)
-            except Exception:  # a journal that lacks something; the others must not wait for it
+            except Exception as error:  # a journal that lacks something; the others must not wait for it
+                self._strays[migration] = MigratorError(f"{type(error).__name__}: {error}")
                 log.exception("cannot pick up a migration", migration=migration)
 
     def _recover(

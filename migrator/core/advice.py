@@ -5,7 +5,7 @@ Pure: states in, a line out. It must not know how a migration came there.
 
 from __future__ import annotations
 
-from migrator.core.errors import MigratorError, Refused, TooLate
+from migrator.core.errors import MigratorError, Refused, Stranded, TooLate, Unfinished
 from migrator.core.phases import DECIDED, REVERSIBLE, Hold, Phase
 
 
@@ -41,6 +41,18 @@ def too_late(phase: Phase, migration: str, container: str, peer: str) -> TooLate
         f"migration {migration} is in '{phase}': container {container} is the target's",
         remedy=advise(phase, migration, container, peer),
     )
+
+
+def not_picked_up(phase: Phase, migration: str, container: str, why: MigratorError) -> MigratorError:
+    """What is so of one that an agent which was started left alone, and WHY it did."""
+    told = f"migration {migration} could not be picked up when the agent was started: {why.message}"
+    remedy = f"{why.remedy or 'put that right'}, then start this host's agent again"
+    if phase in DECIDED:
+        return Unfinished(f"{told}; container {container} is the target's", remedy=f"{remedy}: it goes on then")
+    if phase is Phase.PREPARE:
+        return Refused(f"{told}; container {container} runs on this host", remedy=f"{remedy}: it goes back then")
+    still = "stands still" if phase in (Phase.DUMP, Phase.RESTORE) else "may stand still"
+    return Stranded(f"{told}; container {container} {still}", remedy=f"{remedy}: it goes on here then")
 
 
 def no_way_back(phase: Phase, migration: str, container: str, peer: str) -> MigratorError:

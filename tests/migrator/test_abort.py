@@ -8,13 +8,22 @@ from typing import Any
 import pytest
 
 from migrator.core.advice import advise
-from migrator.core.errors import Aborted, MigrationUnknown, TooLate
+from migrator.core.errors import (
+    Aborted,
+    Insecure,
+    MigrationUnknown,
+    MigratorError,
+    Refused,
+    RuntimeFailed,
+    Stranded,
+    TooLate,
+)
 from migrator.core.phases import Hold, Phase
-from migrator.core.plan import Options
+from migrator.core.plan import Container, Options
 from migrator.driver import Driver
 from tests.migrator.test_driver import IN_FREEZE
 from tests.migrator.test_migrations import last_of, make_migrations
-from tests.migrator.world import World, make_driver, make_holder
+from tests.migrator.world import CONTAINER, FakePeer, FakeRuntime, World, make_driver, make_holder
 
 
 def aborting_at(world: World, driver: Driver, act: str) -> None:
@@ -75,6 +84,61 @@ def test_one_that_has_ended_is_told_as_it_is() -> None:
         migrations.abort(moved)
     with pytest.raises(MigrationUnknown):
         migrations.abort("never")
+
+
+def undecided(phase: Phase) -> World:
+    """Left by an agent that is gone."""
+    world = World()
+    facts = {"side": "source", "container": CONTAINER.to_json(), "identity": None, "exports": [], "target": "b"}
+    world.journals["source"]["m0"] = [{"decision": "prepare", **facts, "options": {}}, {"decision": str(phase)}]
+    return world
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind", "still"),
+    [
+        (Phase.PREPARE, Refused, "runs on this host"),
+        (Phase.RESTORE, Stranded, "stands still"),
+        (Phase.ROLLBACK, Stranded, "may stand still"),
+    ],
+)
+def test_one_that_could_not_be_picked_up_is_not_said_to_be_given_up(
+    phase: Phase, kind: type[MigratorError], still: str
+) -> None:
+    world = undecided(phase)
+    migrations = make_migrations(world)
+
+    def connect(target: str) -> FakePeer:
+        raise Insecure("the certificate is gone", remedy="give another one")
+
+    migrations._connect = connect
+    migrations.recover()
+    with pytest.raises(kind, match=f"certificate is gone; container box {still}") as caught:
+        migrations.abort("m0")
+    assert "give another one, then start" in caught.value.remedy
+    assert still in migrations.describe("m0")["advice"]
+    assert world.journals["source"]["m0"][-1]["decision"] == phase, "nothing was written"
+
+
+def test_one_that_could_not_be_resumed_is_not_said_to_run() -> None:
+    world = World(fail="target: restore")
+    migrations = make_migrations(world)
+
+    def resume(runtime: FakeRuntime, container: Container) -> None:
+        raise RuntimeFailed("no such cgroup")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeRuntime, "resume", resume)
+        migration = migrations.start("box", "b", Options())
+        last_of(migrations, migration)
+        with pytest.raises(Stranded, match="no such cgroup"):
+            migrations.abort(migration)
+
+
+def test_who_aborts_while_it_is_picked_up_tries_again() -> None:
+    migrations = make_migrations(undecided(Phase.RESTORE))
+    with pytest.raises(Refused, match="being picked up"):
+        migrations.abort("m0")
 
 
 @pytest.mark.parametrize("phase", [*Phase, *Hold])

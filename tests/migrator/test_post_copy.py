@@ -107,18 +107,19 @@ def limit(host: Host, rate: str) -> None:
 def bytes_of(told: Sequence[Event], phase: str) -> list[tuple[int, int]]:
     """How far it was told to be, in bytes present and in all."""
     progress = [event for event in told if event["event"] == "progress" and event["phase"] == phase]
-    assert all(event["eta"] is not None for event in progress[1:-1])
+    assert any(event["rate"] > 0 and event["eta"] is not None for event in progress)
     return [(event["bytes_present"], event["bytes_total"]) for event in progress]
 
 
 def test_memory_follows_and_the_source_goes_when_all_of_it_has_come(scene: Scene) -> None:
-    limit(scene.a.host, "16mbit")
+    limits = {"freeze": "200mbit", "hydrate": "10gbit"}
+    limit(scene.a.host, "40mbit")
     told: list[Event] = []
     with scene.a.migrating("redis", scene.b, "--memory", "post-copy", "--no-verify", "--compress") as events:
         for event in events:
             told.append(event)
-            if event["event"] == "phase" and event["phase"] == "freeze" and event["state"] == "begin":
-                limit(scene.a.host, "200mbit")
+            if event["event"] == "phase" and event["state"] == "begin" and event["phase"] in limits:
+                limit(scene.a.host, limits[event["phase"]])
     result = told[-1].get("result")
     assert result is not None, str(told[-1]) + scene.a.log() + scene.b.log()
     assert result["memory"] == "post-copy"
@@ -126,14 +127,13 @@ def test_memory_follows_and_the_source_goes_when_all_of_it_has_come(scene: Scene
     commit = result["timeline"]["phases"][4]
     assert "pages" in [step["name"] for step in commit["steps"]]
 
-    fetched = bytes_of(told, "prepare")
+    fetched, came = bytes_of(told, "prepare"), bytes_of(told, "commit")
     assert any(0 < present < total for present, total in fetched), fetched
     assert fetched == sorted(fetched)
-    came = bytes_of(told, "commit")
     assert came == sorted(came)
-    assert len({present for present, _ in came}) >= 4, came
+    assert len(set(came)) >= 3, came
     assert came[-1][0] == came[-1][1] == commit["bytes"]
-    assert 0 <= commit["bytes"] - MEMORY_MIB * bundle.MIB < 32 * bundle.MIB, "its memory, and what else redis has"
+    assert 0 <= commit["bytes"] - MEMORY_MIB * bundle.MIB < 32 * bundle.MIB, "what it was filled with, and its own"
 
     assert remains(scene.a.host) == []
     assert scene.container.state() == {}
