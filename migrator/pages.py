@@ -69,7 +69,7 @@ class Watched:
 
     def wait(self, tell: Callable[[int], None]) -> None:
         """Until the daemon has ended; TELL hears now and then how many bytes its source has sent."""
-        heard = 0.0
+        heard = time.monotonic()
         while self.follow():
             if (now := time.monotonic()) - heard >= limits.RECEIVED_SECONDS:
                 heard = now
