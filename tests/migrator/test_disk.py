@@ -51,7 +51,11 @@ def mounted(disk: VoyfsDisk, export: VoyfsExport, tmp_path: Path) -> Iterator[Vo
 def test_a_tree_moves(disk: VoyfsDisk, export: VoyfsExport, mounted: VoyfsMount, tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "c/root"
     mounted.look_up(["/etc", "/missing", "/large"])
+    assert (mounted.prefetched.bytes_total, mounted.prefetched.complete) == (0, True)
     mounted.prefetch(["/etc/motto", "/missing"])
+    prefetched, size = mounted.prefetched, (tree / "etc/motto").stat().st_size
+    assert (prefetched.bytes_present, prefetched.bytes_total, prefetched.files_total) == (size, size, 1)
+    assert (prefetched.complete, prefetched.eta) == (True, 0.0)
     assert 0 < control.ask(tmp_path / "c/store", "status")["status"]["bytes"]["present"] < len(LARGE)
     (tree / "etc/motto").write_text("live and let live\n")
     (tree / "new").write_text("new\n")

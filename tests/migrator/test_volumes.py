@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -161,6 +162,30 @@ def test_hydration_tells_the_sum_of_all_trees() -> None:
     trees = mounting.Trees(Hydrating(told(1, 10)), {"/v": Hydrating(told(2, 10))})
     *_, last = trees.hydrate()
     assert (last.bytes_present, last.bytes_total, last.complete) == (20, 20, True)
+
+
+class Fetching(FakeMounted):
+    """Waits, when it fetches, until all others do so too."""
+
+    def __init__(self, all_there: threading.Barrier) -> None:
+        super().__init__(World())
+        self._all_there = all_there
+        self.paths: list[str] = []
+
+    def prefetch(self, paths: Sequence[str]) -> None:
+        self.paths += paths
+        self._all_there.wait(60)
+
+
+def test_all_trees_fetch_at_once_what_lies_on_them_and_tell_the_sum() -> None:
+    all_there = threading.Barrier(2)
+    root, volume, other = (Fetching(all_there) for _ in range(3))
+    trees = mounting.Trees(root, {"/v": volume, "/w": other})
+    trees.prefetch(["/bin/a", "/v/b", "/bin/c", "/v/b"])
+    assert (root.paths, volume.paths, other.paths) == (["/bin/a", "/bin/c"], ["/b"], [])
+    found, each = trees.prefetched, root.prefetched
+    assert (found.bytes_present, found.bytes_total) == (3 * each.bytes_present, 3 * each.bytes_total)
+    trees.prefetch([])
 
 
 SCRIPT = """
