@@ -19,7 +19,10 @@ def advise(phase: str, migration: str, container: str, peer: str) -> str:
         case Phase.ROLLBACK:
             return "the container goes on here by itself, also after a restart of the agent"
         case Phase.COMMIT:
-            return f"it is decided, and the container goes on on {peer} as soon as the agent there answers: start that"
+            return (
+                f"it is decided: the container goes on on {peer} as soon as the agent there answers, so start that; "
+                "memory that follows comes from here, so keep this host up"
+            )
         case Phase.HYDRATE | Phase.DETACH:
             return f"the container runs on {peer}, and its disk follows by itself: keep this host up; {undo}"
         case Phase.KEEP:

@@ -271,8 +271,9 @@ class FakeRestore:
         return self.world.pages_complete
 
     def pages_progress(self, *, complete: bool) -> Progress:
-        present = MEMORY if complete else min(self.world.page_calls * 100, MEMORY)
-        return Progress.of_memory(present, MEMORY if self.world.page_calls else 0, 50.0, complete=complete)
+        total = MEMORY if self.world.page_calls else 0
+        present = total if complete else min(self.world.page_calls * 100, total)
+        return Progress.of_memory(present, total, 50.0, complete=complete)
 
     def interrupt(self) -> None:
         pass
