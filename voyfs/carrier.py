@@ -3,6 +3,8 @@
 What is to come, and in which order, is the background's to say (see `background`).
 """
 
+import errno
+import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,7 +12,7 @@ import trio
 
 from voyfs.core.errors import SourceMalformed, SourceUnreachable, StoreError, VoyfsError
 from voyfs.core.extents import Extent, chunks_touched, coalesce
-from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, BULK_JOBS
+from voyfs.core.limits import BULK_JOB_BYTES, BULK_JOB_FILES, BULK_JOBS, MIB
 from voyfs.core.presence import Presence
 from voyfs.hydrator import Flight, Hydrator
 from voyfs.logs import get_logger
@@ -23,6 +25,9 @@ log = get_logger(__name__)
 
 # Pause after a failure of the source or the disk before the next try.
 RETRY_SECONDS = 1.0
+
+# What the background leaves free.
+LEFT_BYTES = 1 * MIB
 
 # How often a file is asked for again whose answer was not fit to be read.
 MALFORMED_TRIES = 8
@@ -44,6 +49,7 @@ class Carrier:
         self._hydrator = hydrator
         self._progress = hydrator.progress
         self._slots = trio.Semaphore(BULK_JOBS)
+        self._flying = 0  # bytes of the jobs under way
         self._doubts: Counter[bytes] = Counter()
 
     def plans(self, wanted: Iterable[Wanted]) -> Iterator[Plan]:
@@ -128,18 +134,22 @@ class Carrier:
 
     async def _run(self, claimed: _Claimed) -> None:
         failure: Exception | None = None
+        size = _size(claimed)
+        self._flying += size
         try:
+            self._require_room()
             await self._hydrator.attach()
             # Shielded: bytes may land until the lane says that it is done with them.
             with trio.CancelScope(shield=True):
                 outcomes = await self._bulk.run([job for _, _, job in claimed])
             crossed = sum(outcome.data_bytes - outcome.spared_bytes for outcome in outcomes)
-            self.pacer.spend(crossed - _size(claimed))
+            self.pacer.spend(crossed - size)
             for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
                 failure = self._landed(node, flight, job, outcome) or failure
         except (VoyfsError, OSError) as error:
             failure = error
         finally:
+            self._flying -= size
             for node, flight, _ in claimed:
                 self._hydrator.land(node, flight)
         if failure is None:
@@ -149,6 +159,12 @@ class Carrier:
         self.running -= 1
         self._slots.release()
         self._hydrator.wake()
+
+    def _require_room(self) -> None:
+        """The last of a disk is for whoever uses the mount, and for the records of it. Raises OSError."""
+        space = self._store.statvfs()
+        if space.f_bavail * space.f_frsize < self._flying + LEFT_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _landed(self, node: Node, flight: Flight, job: FileJob, outcome: FileDone) -> Exception | None:
         """Takes note of one file's outcome; gives the error if all had better wait a while."""

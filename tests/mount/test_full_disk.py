@@ -69,6 +69,8 @@ def test_hydration_pauses_says_so_and_goes_on(made: Mount, disk: Disk, tmp_path:
     os.listdir(made.path)
     made.ask("hydrate")
     until(lambda: "space" in made.status()["paused"])
+    space = os.statvfs(disk.path)
+    assert space.f_bavail * space.f_frsize > MIB // 2, "the last of it is for others"
     for number in range(8):
         try:
             assert (made.path / f"{number}").read_bytes() == data(MIB, number)
@@ -147,6 +149,20 @@ def test_no_acknowledged_write_is_lost_when_a_daemon_dies_on_a_full_disk(made: M
 def _synced(path: Path) -> None:
     with path.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def test_what_is_written_can_be_synced_where_nothing_more_fits(made: Mount, disk: Disk) -> None:
+    """A program that hears of a failure may not try again."""
+    disk.resize(32 * MIB)
+    made.kill_daemon()  # the next one puts space by for the records
+    os.listdir(made.path)
+    with (made.path / "0").open("ab", buffering=0) as file:
+        file.write(b"begins a page of its own")
+        os.fsync(file.fileno())
+        disk.fill()
+        for _ in range(300):
+            file.write(b"in it")
+            os.fsync(file.fileno())
 
 
 def test_room_can_be_made_on_a_full_disk(made: Mount, disk: Disk) -> None:

@@ -21,7 +21,7 @@ import errno
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,9 +338,12 @@ class Records:
         """Writes what `snapshot` gave, unless something newer was written meanwhile."""
         ino = parameters[-1]
         if order > max(self._committed, self._vouched.get(ino, 0)):
-            with self._transaction():
-                self._db.execute(VOUCH, parameters)
+            self._with_reserve(lambda: self._vouch(parameters))
             self._vouched[ino] = order
+
+    def _vouch(self, parameters: tuple[Any, ...]) -> None:
+        with self._transaction():
+            self._db.execute(VOUCH, parameters)
 
     def _note(self, record: Record, *entries: bytes) -> None:
         assert self.loaded.get(record.ino) is record, "two records of one entry would drift apart"
@@ -384,6 +387,28 @@ class Records:
             raise OSError(errno.ENOSPC if full else errno.EIO, f"the store's records: {error}") from error
         self.unsynced = True
 
+    def _with_reserve(self, act: Callable[[], None]) -> None:
+        """Whoever waits for it to last has no other way to make room."""
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno not in FULL or not self._make_room():
+                    raise
+
+    def _make_room(self) -> bool:
+        """Frees SQLite's log by folding it in, which syncs; as long as that does not fit, a piece of the reserve."""
+        log = os.stat(self._state / "store.db-wal").st_size
+        if not 0 < log <= self._reserve.size:
+            return self._reserve.give()
+        while True:
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                return True
+            except sqlite3.OperationalError:  # the database itself grows by what is new in the log
+                if not self._reserve.give():
+                    return False
+
     def evict(self, ino: int) -> None:
         """Forgets the loaded object of `ino` unless something about it is yet to be written."""
         if ino not in self._dirty and ino not in self._pending:
@@ -417,13 +442,7 @@ class Records:
         """Writes what `rotate` gave, once its data is synced, and removes the records `gone`."""
         for ino in gone:
             self.get(ino)  # loaded, so that it can be counted out
-        while True:
-            try:
-                self._commit(pending, gone)
-                break
-            except OSError as error:
-                if error.errno not in FULL or not self._reserve.give():
-                    raise
+        self._with_reserve(lambda: self._commit(pending, gone))
         self.recent = {ino: at for ino, at in self.recent.items() if at >= pending.generation}
         self._pending = {}
         self._committed = pending.order

@@ -22,15 +22,20 @@ class Reserve:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
+    @property
+    def size(self) -> int:
+        """Bytes that are left."""
+        return os.fstat(self._file).st_size
+
     def give(self) -> bool:
         """Frees a piece; False when nothing is left."""
-        size = os.fstat(self._file).st_size
+        size = self.size
         os.ftruncate(self._file, max(0, size - PIECE_BYTES))
         return size > 0
 
     def put_by(self) -> None:
         """Makes it whole if that takes nothing that others will miss."""
-        if os.fstat(self._file).st_size >= RESERVE_BYTES:
+        if self.size >= RESERVE_BYTES:
             return
         space = os.fstatvfs(self._file)
         if space.f_bavail * space.f_frsize < _PLENTY:
