@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -91,6 +91,14 @@ def write_config(container: Container, argv: Sequence[str]) -> None:
         if namespace["type"] == "network":
             namespace["path"] = container.network.path
     path.write_text(json.dumps(config, indent=2))
+
+
+def edit_config(container: Container, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a bundle's config.json before the container is started."""
+    path = container.host.path_of(container.bundle / "config.json")
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
 
 
 def write_data(directory: Path, mib: int) -> None:

@@ -6,14 +6,13 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.lab import tls
-from benchmarks.lab.container import Container
 from benchmarks.lab.hosts import Host
 
 PORT = 7878
@@ -156,14 +155,6 @@ def until(stream: Iterable[Event], **expected: Any) -> Event:
         if all(event.get(key) == value for key, value in expected.items()):
             return event
     raise AssertionError(f"no event with {expected}")
-
-
-def edit_config(container: Container, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a bundle's config.json before the container is started."""
-    path = container.host.path_of(container.bundle / "config.json")
-    config = json.loads(path.read_text())
-    change(config)
-    path.write_text(json.dumps(config))
 
 
 def wrapper(host: Host, name: str, command: str, script: str) -> str:

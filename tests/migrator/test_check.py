@@ -17,7 +17,7 @@ from migrator.core.errors import CheckFailed, Insecure, MigratorError, NoSpace, 
 from migrator.core.host import UNLIMITED, Needs, Traits
 from migrator.core.prediction import Link, Load
 from migrator.core.processes import Descriptor, Process, problems
-from tests.migrator.agents import Agent, agents_on, edit_config, events
+from tests.migrator.agents import Agent, agents_on, events
 from tests.migrator.test_core import HOST, SOURCE, TARGET
 from tests.migrator.world import CONTAINER
 
@@ -266,7 +266,7 @@ def test_descriptors_of_the_host_are_found_before_the_freeze(pair: Pair) -> None
 
 def test_an_attached_terminal_is_refused_before_anything_is_touched(pair: Pair) -> None:
     container = bundle.loop(pair.a.host, "attached")
-    edit_config(container, lambda config: config["process"].update(terminal=True))
+    bundle.edit_config(container, lambda config: config["process"].update(terminal=True))
     words = f"script -qec 'runc run --bundle {container.bundle} attached' /dev/null </dev/null >/dev/null 2>&1 &"
     pair.a.host.run(["sh", "-c", f"({words}) >/dev/null 2>&1"])
     pair.a.host.run(["sh", "-c", "until runc state attached 2>/dev/null | grep -q running; do :; done"])

@@ -38,7 +38,7 @@ from migrator.drain import Drain, Wish
 from migrator.holder import Holder
 from migrator.migrations import Migrations
 from migrator.ports import Runtime
-from tests.migrator.agents import MIGRATOR, agents_on, edit_config, events, until
+from tests.migrator.agents import MIGRATOR, agents_on, events, until
 from tests.migrator.world import CONTAINER, FakeClock
 
 SECONDS = 60.0
@@ -279,9 +279,9 @@ def test_a_host_is_emptied_goes_on_after_a_refusal_and_again(lab: Lab) -> None:
     containers = {}
     for number, name in enumerate(("first", "second", "stuck")):
         box = containers[name] = bundle.loop(a.host, name, network=network(name, number))
-        edit_config(box, lambda config: config.setdefault("annotations", {}).update({PRIORITY: "5"}))
-    edit_config(containers["second"], lambda config: config["annotations"].update({PRIORITY: "9"}))
-    edit_config(containers["stuck"], lambda config: config["mounts"].append(DEVICE))
+        bundle.edit_config(box, lambda config: config.setdefault("annotations", {}).update({PRIORITY: "5"}))
+    bundle.edit_config(containers["second"], lambda config: config["annotations"].update({PRIORITY: "9"}))
+    bundle.edit_config(containers["stuck"], lambda config: config["mounts"].append(DEVICE))
     for box in containers.values():
         box.start()
     to = f"{b.address},{c.address}"

@@ -7,7 +7,7 @@ from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Lab
 from benchmarks.lab.leaks import remains
 from migrator.core.phases import Hold, Phase
-from tests.migrator.agents import STATE, agents_on, edit_config, events, until
+from tests.migrator.agents import STATE, agents_on, events, until
 
 SIX = ["prepare", "freeze", "dump", "restore", "commit", "hydrate", "detach"]
 
@@ -121,7 +121,7 @@ def test_the_source_may_be_removed_and_small_host_files_and_output_come_along(la
     container = bundle.make(a.host, "talker", ["/bin/sh", "-c", script], data_mib=1)
     motto = a.host.path_of(a.host.data / "motto")
     motto.write_text("live and let live\n")
-    edit_config(
+    bundle.edit_config(
         container,
         lambda config: config["mounts"].append(
             {

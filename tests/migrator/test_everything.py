@@ -14,7 +14,7 @@ from benchmarks.lab import bundle
 from benchmarks.lab.container import Container
 from benchmarks.lab.hosts import Lab
 from migrator.inspector import CAP_SYS_RESOURCE, has_capability
-from tests.migrator.agents import STATE, Agent, agents_on, edit_config, events, runtime_program, use_runtime
+from tests.migrator.agents import STATE, Agent, agents_on, events, runtime_program, use_runtime
 
 _HERE = Path(__file__).resolve().parent
 SECCOMP = {
@@ -94,7 +94,7 @@ def test_all_of_it_moves(lab: Lab, program: Path, name: str) -> None:
     (root / "srv/home").mkdir()
     for path in (root / "srv", root / "srv/home"):
         path.chmod(0o777)
-    edit_config(container, configure)
+    bundle.edit_config(container, configure)
     container.start()
     a.host.run(["sh", "-c", f"until grep -q ready {container.rootfs}/srv/report 2>/dev/null; do sleep 0.02; done"])
     subject = Subject(container, a)

@@ -20,7 +20,7 @@ from migrator.core import limits
 from migrator.core.errors import HookFailed, Unsupported
 from migrator.core.hook import Stage
 from migrator.hooks import ProgramHooks
-from tests.migrator.agents import Agent, agents_on, edit_config, events
+from tests.migrator.agents import Agent, agents_on, events
 
 FACTS = {"side": "source", "container": "box"}
 
@@ -186,7 +186,7 @@ def test_the_hosts_network_stays_the_hosts(pair: Pair) -> None:
         spaces = config["linux"]["namespaces"]
         config["linux"]["namespaces"] = [each for each in spaces if each["type"] != "network"]
 
-    edit_config(container, share)
+    bundle.edit_config(container, share)
     container.start()
     address = pair.a.host.address
 

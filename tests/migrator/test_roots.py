@@ -10,7 +10,7 @@ from benchmarks.lab import bundle
 from benchmarks.lab.container import Container
 from benchmarks.lab.hosts import Host, Lab
 from benchmarks.lab.leaks import remains
-from tests.migrator.agents import STATE, agents_on, bind, edit_config, events
+from tests.migrator.agents import STATE, agents_on, bind, events
 
 # Changes what is below without end: files are copied up, removed and replaced at every moment of a migration.
 WORK = """
@@ -62,7 +62,7 @@ def test_roots_move(lab: Lab, kind: str) -> None:
             config["root"]["readonly"] = True
             config["mounts"].append(bind("/data", str(container.bundle / "data")))
 
-        edit_config(container, change)
+        bundle.edit_config(container, change)
         log, moved = "data/log", "volumes/0/root/log"
     container.start()
     a.host.run(

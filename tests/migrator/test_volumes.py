@@ -21,7 +21,7 @@ from migrator.core.errors import DiskFailed, RuntimeFailed, Unsupported
 from migrator.core.plan import Order, Progress
 from migrator.core.volumes import Kind, Place, Volume, classify, owner
 from migrator.disk import VoyfsDisk
-from tests.migrator.agents import STATE, Agent, agents_on, bind, edit_config, events, wrapper
+from tests.migrator.agents import STATE, Agent, agents_on, bind, events, wrapper
 from tests.migrator.test_failures import LOSE_AN_IMAGE
 from tests.migrator.world import CONFIG, FakeDisk, FakeMounted, World
 
@@ -216,7 +216,7 @@ def volume_container(a: Agent) -> Container:
         config["mounts"].append(bind("/shared", str(a.host.data / "shared")))
         config["mounts"].append({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": []})
 
-    edit_config(container, change)
+    bundle.edit_config(container, change)
     return container
 
 

@@ -10,7 +10,7 @@ from benchmarks.lab import bundle, redis
 from benchmarks.lab.counter import CounterClient
 from benchmarks.lab.hosts import Lab
 from benchmarks.lab.leaks import remains
-from tests.migrator.agents import STATE, agents_on, bind, edit_config, events, runtime_program, use_runtime
+from tests.migrator.agents import STATE, agents_on, bind, events, runtime_program, use_runtime
 
 
 @pytest.mark.parametrize("name", ["runc", "crun"])
@@ -22,7 +22,7 @@ def test_redis_moves_with_its_file_on_a_volume(lab: Lab, name: str) -> None:
     container = replace(bundle.make(a.host, "redis", argv, data_mib=4), runtime=runtime)
     volume = a.host.data / "volume"
     a.host.path_of(volume).mkdir()
-    edit_config(container, lambda config: config["mounts"].append(bind("/srv/redis", str(volume))))
+    bundle.edit_config(container, lambda config: config["mounts"].append(bind("/srv/redis", str(volume))))
     container.start()
     container.wait_port(bundle.PORT)
     address = container.network.address
