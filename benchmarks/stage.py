@@ -90,7 +90,16 @@ class Stage:
 
     def migrate(self, *options: str) -> Iterator[Event]:
         """Run `migrator migrate` on `a`; its events, the last of which is the result or the error."""
-        words = [str(BIN / "migrator"), "migrate", NAME, self.target, "--json", "--socket", SOCKET, *options]
+        words = [
+            str(BIN / "migrator"),
+            "migrate",
+            self.container.name,
+            self.target,
+            "--json",
+            "--socket",
+            SOCKET,
+            *options,
+        ]
         process = self.a.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stderr is not None
