@@ -1,7 +1,8 @@
 """What a container that was moved under load still has to wait for: demand fetches against the working set.
 
-The working set is what the source's page cache held of the container's root; everything counts that anybody on the
-target waited for, restoring included. Of PostgreSQL also how its clients fare: transactions before, right after, later.
+The working set is what the source's page cache held of the container's root right before, looked at from outside;
+everything counts that anybody on the target waited for, restoring included. Of PostgreSQL also how its clients fare:
+transactions before, right after, later.
 """
 
 from __future__ import annotations

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +18,8 @@ from benchmarks.lab.container import Container
 from benchmarks.lab.node import LabError
 from benchmarks.stage import BIN, Event, Stage
 from benchmarks.warm.rates import SECONDS, Rates, rates
+from voyfs.core.limits import WORKING_SET_EXTENTS
+from voyfs.rpc.pagecache import cached_extents
 
 REPLIES: Final = 500  # of redis, before the migration, and after it
 WARM_SECONDS: Final = 60.0  # of PostgreSQL's load, before the migration
@@ -43,10 +48,11 @@ class Sample:
 
     application: str
     disk_bytes: int
-    working_set_bytes: int
+    working_set_bytes: int  # in the source's page cache right before
     demand_bytes: int
     demand_fetches: int
     fetched_bytes: int  # demand and background
+    downtime_s: float
     hydration_s: float
     load: float  # of the machine, a minute's average before
     rates: Rates | None = None  # where the client tells them
@@ -95,12 +101,13 @@ def redis(disk_mib: int) -> Sample:
         stage.start_agents()
         with stage.count() as client:
             client.wait_replies(REPLIES)
+            working_set = cached(stage.a.path_of(stage.container.rootfs))
             *_, last = stage.migrate("--no-verify")  # which reads all of the source's disk
             client.wait_replies(REPLIES)
             seen = client.stop()
         if not seen.unbroken:
             raise LabError(f"the client was disturbed: {seen.errors}")
-        return _sample("redis", stage, last, load)
+        return _sample("redis", stage, working_set, last, load)
 
 
 def database(scale: int) -> Sample:
@@ -112,6 +119,7 @@ def database(scale: int) -> Sample:
         stage.start_agents()
         with tempfile.TemporaryFile("w+") as out, stage.client.bench(*options, script=SCRIPT, out=out) as pgbench:
             time.sleep(WARM_SECONDS)
+            working_set = cached(stage.a.path_of(stage.container.rootfs))
             begun = resumed = time.time()
             for last in stage.migrate("--no-verify"):
                 if last["event"] == "opened":
@@ -124,32 +132,52 @@ def database(scale: int) -> Sample:
             said = out.read()
         if status != 0 or "number of failed transactions: 0 " not in said:
             raise LabError(f"pgbench failed with status {status}: {said[-1000:]}")
-        return _sample("postgresql", stage, last, load, rates(said, begun, resumed, done))
+        return _sample("postgresql", stage, working_set, last, load, rates(said, begun, resumed, done))
 
 
-def _sample(application: str, stage: Stage, last: Event, load: float, measured: Rates | None = None) -> Sample:
+def _sample(
+    application: str, stage: Stage, working_set: int, last: Event, load: float, measured: Rates | None = None
+) -> Sample:
     """What the target's mount tells after a migration that ended with the event LAST."""
     if last["event"] != "result":
         raise LabError(f"the migration failed: {last.get('error')}\n{stage.log_of(stage.b)}")
     done = stage.b.run([BIN / "voyfs", "status", stage.moved.mountpoint, "--json"])
     status = json.loads(done.stdout)
-    names = ("working_set_bytes", "demand_bytes", "demand_fetches", "fetched_bytes")
-    phases = last["result"]["timeline"]["phases"]
+    names = ("demand_bytes", "demand_fetches", "fetched_bytes")
+    timeline = last["result"]["timeline"]
     return Sample(
         application=application,
         disk_bytes=status["bytes"]["total"],
-        hydration_s=next(phase["seconds"] for phase in phases if phase["phase"] == "hydrate"),
+        working_set_bytes=working_set,
+        downtime_s=timeline["downtime_s"],
+        hydration_s=next(phase["seconds"] for phase in timeline["phases"] if phase["phase"] == "hydrate"),
         load=load,
         rates=measured,
         **{name: status[name] for name in names},
     )
 
 
+def cached(tree: Path) -> int:
+    """Bytes of the tree's files that lie in the page cache, in whole chunks."""
+    return sum(
+        extent.length
+        for file in _files(tree)
+        for extent in cached_extents(file, os.fstat(file).st_size, WORKING_SET_EXTENTS)
+    )
+
+
 def forget(tree: Path) -> None:
     """Drop from the page cache what only came there because the tree was just made: all that nobody maps."""
+    for file in _files(tree):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _files(tree: Path) -> Iterator[int]:
+    """Each regular file, open for reading as long as it is looked at."""
     for directory, _, names in os.walk(tree):
         for name in names:
             path = Path(directory, name)
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(FileNotFoundError):  # the container removes files, too
+                if stat.S_ISREG(path.lstat().st_mode):
+                    with path.open("rb") as file:
+                        yield file.fileno()

@@ -8,7 +8,7 @@ from benchmarks.warm.rates import Rates, rates
 
 
 def sample(application: str, demand: int) -> Sample:
-    return Sample(application, 1000, 100, demand, 1, 100, 1.0, 0.0)
+    return Sample(application, 1000, 100, demand, 1, 100, 0.5, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(("demand", "met"), [((0, 5, 90), True), ((0, 6, 6), False)])
