@@ -4,17 +4,20 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.rpc.support import answering, in_trio, keep_cached
+from voyfs.core.entry import Version
 from voyfs.core.errors import SourceMalformed, SourceRefused
 from voyfs.core.extents import Extent
 from voyfs.core.limits import CHUNK
 from voyfs.rpc import pagecache, workingset
 from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.reader import SourceFile, open_file
 from voyfs.rpc.tree import Tree
 
 SIZE = 40 * CHUNK + 7
@@ -105,6 +108,27 @@ def test_no_more_is_told_than_the_limits_allow(tmp_path: Path, monkeypatch: pyte
     replies = list(workingset.working_set(tree, b"", lambda: True))
     tree.close()
     assert sorted(len(reply.files[0].extents) for reply in replies) == [1, 1, 1, 3, 3]
+
+
+def test_the_last_used_are_told_before_the_rest_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}").write_bytes(b"data")
+        os.utime(tmp_path / f"{number}", ns=(number, number))
+    keep_cached(tmp_path / "4", [])
+    opened: list[bytes] = []
+
+    def noting(tree: Tree, path: bytes, version: Version | None) -> AbstractContextManager[SourceFile]:
+        opened.append(path)
+        return open_file(tree, path, version)
+
+    monkeypatch.setattr(workingset, "open_file", noting)
+    monkeypatch.setattr(workingset, "SOON_FILES", 2)
+    tree = Tree(os.fsencode(tmp_path))
+    replies = workingset.working_set(tree, b"", lambda: True)
+    assert [file.path for file in next(replies).files] == [b"3"]
+    assert opened == [b"4", b"3"]
+    assert [file.path for reply in replies for file in reply.files] == [b"2", b"1", b"0"]
+    tree.close()
 
 
 VERSION = pb.Version(inode=5, size=100)

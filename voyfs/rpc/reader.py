@@ -50,7 +50,7 @@ class SourceFile:
     def __init__(self, fd: int, version: Version, blocks: int) -> None:
         """`blocks`: as st_blocks."""
         self._fd = fd
-        self._version = version
+        self.version = version
         # Then looking for holes would cost more than it could save: some file systems look at every page.
         self._solid = blocks * 512 >= version.size
 
@@ -85,10 +85,10 @@ class SourceFile:
         """XXH3-128 of the whole content; stops early, with a TreeError, once not `alive`."""
         digest = xxhash.xxh3_128()
         start = 0
-        while start < self._version.size:
+        while start < self.version.size:
             if not alive():
                 raise TreeError(Trouble.UNREADABLE, "nobody waits for it any more")
-            run = self._read(start, min(self._version.size - start, PIECE_BYTES))
+            run = self._read(start, min(self.version.size - start, PIECE_BYTES))
             digest.update(run.data or b"")
             start += run.length
         self._check()
@@ -96,7 +96,7 @@ class SourceFile:
 
     def cached(self, most: int) -> list[Extent]:
         """What of it lies in the page cache, in whole chunks; at most `most` extents."""
-        return cached_extents(self._fd, self._version.size, most)
+        return cached_extents(self._fd, self.version.size, most)
 
     def _seek(self, start: int, whence: int, end: int, otherwise: int) -> int:
         """Where data or a hole begins; `end` past the last, `otherwise` where unsupported."""
@@ -119,7 +119,7 @@ class SourceFile:
 
     def _check(self) -> None:
         with as_tree_errors():
-            if version_of(os.fstat(self._fd)) != self._version:
+            if version_of(os.fstat(self._fd)) != self.version:
                 raise TreeError(Trouble.CHANGED, "the file has changed while it was read")
 
 
