@@ -6,6 +6,7 @@ hosts, and the hosts with this process, however it ends.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -83,6 +84,7 @@ class Scene:
         self._made: set[str] = set()
         self._servers: dict[str, subprocess.Popen[str]] = {}
         self._ports: dict[str, int] = {}
+        self._free = itertools.count(VOYFS_PORT)
         self._has_tls = False
         self._numbers = 0
 
@@ -204,7 +206,7 @@ class Scene:
         """The port on host a where `voyfs serve` offers a tree; off loopback with mutual TLS, as it insists."""
         name = voyfs_server_name(tree, wire)
         if name not in self._servers:
-            self._ports[name] = VOYFS_PORT + len(self._ports)
+            self._ports[name] = next(self._free)
             address = self.a.address if wire.gbit else "127.0.0.1"
             words: Words = ["serve", self.tree(tree), "--listen", f"{address}:{self._ports[name]}"]
             self._serve(name, [BIN / "voyfs", *words, *self.tls_options(self.a, wire)])
