@@ -198,7 +198,7 @@ class Driver:
         if identity is not None and not identity.is_bare:
             self._link = ports.network.source(identity)
         with step(Phase.PREPARE, "working set"):
-            order = order_for(task, ports, subject, self._exports.addresses)
+            order = order_for(task, ports, subject, self._exports.addresses, mode)
         self._check_stopping()
         facts = self._company.facts
         self._record = self._journal()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import select
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from migrator.core.pace import Pace
 from migrator.core.plan import Progress
 from migrator.freezer import Freezer
 from migrator.pages import GUARDED, LOOK_SECONDS, LOST, OUTCOME, RECEIVED, note
+from migrator.tools import wait_or_kill
 
 
 class LazyPages:
@@ -33,20 +35,27 @@ class LazyPages:
         self._total: int | None = None  # bytes that are to come, once counted
         self._pace = Pace()
         self._process: subprocess.Popen[str] | None = None
+        self._begun = False
 
-    def start(self, environment: Mapping[str, str], argv: Sequence[str]) -> None:
-        """Start CRIU's daemon, by ARGV; return when a restore may begin. Raises RuntimeFailed."""
-        words = [sys.executable, "-m", "migrator.pages", str(self._work), *argv]
+    def stand_by(self, environment: Mapping[str, str]) -> None:
+        """Start the program beside the daemon, before the freeze; the daemon itself needs the images."""
         self._process = subprocess.Popen(
-            words,
+            [sys.executable, "-P", "-m", "migrator.pages", str(self._work)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
             start_new_session=True,
-            cwd=self._work,
+            cwd="/",
         )
+
+    def start(self, environment: Mapping[str, str], argv: Sequence[str]) -> None:
+        """Start CRIU's daemon, by ARGV; return when a restore may begin. Raises RuntimeFailed."""
+        if self._process is None:
+            self.stand_by(environment)
+        self._tell(json.dumps(argv))
+        self._begun = True
         if self._answer() != "ready":
             raise RuntimeFailed(
                 "CRIU cannot fetch pages from the source", remedy="can the target connect to it?", log=self._log()
@@ -54,11 +63,7 @@ class LazyPages:
 
     def guard(self, pid: int) -> None:
         """From here on no task of the container outlives a loss of its pages; raises RuntimeFailed."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{pid}\n")
-            self._process.stdin.flush()
+        self._tell(str(pid))
         self._pace.take(time.monotonic(), 0)
         if self._answer() != "guarded":
             raise RuntimeFailed("the restored container's pages cannot be watched over", log=self._log())
@@ -105,7 +110,16 @@ class LazyPages:
                 assert stream is not None
                 with contextlib.suppress(OSError):
                     stream.close()
+            if not self._begun:  # it ends when it hears nothing
+                wait_or_kill(self._process, limits.PAUSE_SECONDS)
             self._process.poll()
+
+    def _tell(self, line: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
 
     def _answer(self) -> str:
         assert self._process is not None

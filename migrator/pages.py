@@ -5,14 +5,16 @@ answers faults with zeros. So this program holds duplicates of the daemon's desc
 not there waits, and when the daemon ended without having brought everything, all tasks are killed before the
 duplicates are closed. It outlives the agent, and leaves the outcome in a file.
 
-It speaks with the agent that started it: "ready" when a restore may begin, then a line with the restored init's pid is
-awaited, and answered "guarded". An agent that goes away before that takes the restore with it.
+It is started before the freeze, and speaks with the agent that started it: a line with the daemon's command (JSON) is
+awaited, and answered "ready" when a restore may begin; then one with the restored init's pid, answered "guarded". An
+agent that goes away before that takes the restore with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import subprocess
@@ -95,8 +97,11 @@ class Watched:
 
 
 def main() -> int:
-    """Arguments: CRIU's working directory, then the daemon's command. Exit status 0: all pages came."""
-    work, argv = Path(sys.argv[1]), sys.argv[2:]
+    """Argument: CRIU's working directory. Exit status 0: all pages came."""
+    work, line = Path(sys.argv[1]), sys.stdin.readline()
+    if not line:
+        return 1
+    argv = json.loads(line)
     with open(work / "pages.log", "wb") as log:
         daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     while not (work / SOCKET).exists():

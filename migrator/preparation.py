@@ -154,8 +154,8 @@ def _link_text(address: str, link: Link) -> str:
     return f"{address}, {human_bytes(link.rate)}/s, a word there and back takes {link.round_trip * 1000:.1f} ms"
 
 
-def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequence[str]) -> Order:
-    """What the target is asked for; EXPORTS is where each of the subject's trees is served."""
+def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequence[str], mode: Memory) -> Order:
+    """What the target is asked for; EXPORTS is where each of the subject's trees is served, MODE how memory moves."""
     container = subject.container
     volumes = {each.destination: each.source for each in lazy(subject.volumes)}
     fetch, look_up = ports.runtime.warm(container, volumes)
@@ -175,4 +175,5 @@ def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequenc
         source_agent=task.source_agent,
         network=task.options.network,
         seeds=tuple(task.options.seeds),
+        memory_follows=mode is Memory.POST_COPY,
     )

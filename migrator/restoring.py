@@ -63,6 +63,8 @@ class RuntimeRestore:
             raise NoSpace(f"cannot write the bundle {self._directory}: {error.strerror}") from error
         if order.pipes:
             self._stdio = self._make_stdio()
+        if order.memory_follows:
+            self._pages.stand_by(self._tool.environment)
 
     def accept(self, piece: ImagePiece) -> int:
         """See ports.Restore."""
@@ -148,8 +150,8 @@ class RuntimeRestore:
     def discard(self) -> None:
         """See ports.Restore."""
         self._close_stdio()
-        procs.wait_unused(str(self.room.directory), limits.PAUSE_SECONDS)
         self._pages.close()
+        procs.wait_unused(str(self.room.directory), limits.PAUSE_SECONDS)
         if self._log.exists():  # before that, a container of that name is somebody else's, even a broken one
             self._destroy(self._container, str(self._directory))
         self.room.remove()

@@ -9,7 +9,7 @@ import os
 import select
 import subprocess
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 from migrator.core import limits
 from migrator.core.errors import RuntimeFailed
@@ -78,7 +78,7 @@ class Tool:
             raise RuntimeFailed(f"cannot start {argv[0]}: {error.strerror}") from error
 
 
-def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> int:
+def wait_or_kill(process: subprocess.Popen[Any], seconds: float) -> int:
     """Its exit status, at once when it ends; it is killed if it does not in SECONDS.
 
     `Popen.wait` with a timeout looks every 50 ms, and what ends in between stands still until then.

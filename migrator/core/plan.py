@@ -67,6 +67,7 @@ class Order:
     source_agent: str = ""  # HOST:PORT, to ask for the decision
     network: str = Mode.VETH  # a core.hook.Mode
     seeds: tuple[str, ...] = ()  # directories of the target that may have what the root has
+    memory_follows: bool = False  # pages come after the restore
 
 
 @dataclass(frozen=True, slots=True)

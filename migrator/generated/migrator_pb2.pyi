@@ -172,7 +172,7 @@ class Filler(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports", "seeds")
+    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports", "seeds", "memory_follows")
     class FilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +195,7 @@ class PrepareRequest(_message.Message):
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     VOLUME_EXPORTS_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     migration: str
     container: str
     config: bytes
@@ -210,7 +211,8 @@ class PrepareRequest(_message.Message):
     network: str
     volume_exports: _containers.RepeatedScalarFieldContainer[str]
     seeds: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    memory_follows: bool
+    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[bytes]] = ..., memory_follows: _Optional[bool] = ...) -> None: ...
 
 class ImagePiece(_message.Message):
     __slots__ = ("migration", "name", "offset", "data", "last", "digest", "compressed")
