@@ -23,6 +23,7 @@ from voyfs.background import Background
 from voyfs.bulk import BulkProcess
 from voyfs.carrier import Carrier
 from voyfs.core.errors import SourceUnreachable, TraceError, VoyfsError
+from voyfs.core.limits import AHEAD_FETCHES
 from voyfs.fuse import Operations, forget
 from voyfs.gauges import families_of
 from voyfs.hydrator import Hydrator
@@ -30,6 +31,7 @@ from voyfs.logs import get_logger
 from voyfs.neighbours import Neighbours
 from voyfs.operator import Operator
 from voyfs.pacing import Pacer
+from voyfs.readahead import ReadAhead
 from voyfs.rpc.client import GrpcSource
 from voyfs.rpc.loss import SourceLoss
 from voyfs.rpc.tls import TlsFiles
@@ -148,14 +150,17 @@ class Daemon:
         keep_buffers_resident()
         pyfuse3.init(operations, stand_in.mountpoint, set())
         status = 0
-        bulk = BulkProcess(
+        lane = partial(
+            BulkProcess,
             self._settings.address,
             self._path,
             tls=self._tls,
             server_name=self._settings.server_name,
-            held=[self._store.lock],  # the next daemon must not begin before this process's last byte
+            held=[self._store.lock],  # the next daemon must not begin before these processes' last byte
             seeds=self._settings.seeds,
         )
+        bulk, readers = lane(), lane(idle=False, jobs=AHEAD_FETCHES)
+        self._hydrator.next = ReadAhead(self._store, self._source, self._hydrator, readers)
         # A rate that was set while mounted lasts as long as the mount.
         rate = self._store.bandwidth if self._taking_over else None
         pacer = Pacer(self._settings.bandwidth if rate is None else rate, self._share)
@@ -224,6 +229,7 @@ class Daemon:
             nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await bulk.close()
+            await readers.close()
             await self._source.close()
             if status == 0:  # the mount is gone, and with it whoever used what has no name
                 self._store.names.adopt_orphans()

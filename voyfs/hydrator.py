@@ -8,7 +8,7 @@ Every change of presence happens in this process's trio thread, and no claim is 
 across an await (docs/CONCURRENCY.md).
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -16,18 +16,16 @@ from typing import NamedTuple, Protocol
 import trio
 
 from voyfs.core.entry import Entry
-from voyfs.core.errors import SourceChanged, SourceCorrupt, SourceMalformed, SourceUnreadable, VoyfsError
+from voyfs.core.errors import SourceChanged, SourceCorrupt, SourceMalformed, SourceUnreadable
 from voyfs.core.extents import Extent, chunks_touched, coalesce
-from voyfs.core.limits import AHEAD_BYTES, AHEAD_FETCH_BYTES, AHEAD_FETCHES, FETCH_BYTES
+from voyfs.core.limits import FETCH_BYTES
 from voyfs.core.metrics import Histogram
 from voyfs.core.offers import Offer
-from voyfs.core.prefetch import Window
 from voyfs.core.presence import Presence
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource, Piece
 from voyfs.seeds import Seeds
 from voyfs.sharing import Share
-from voyfs.store.record import Record
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
 from voyfs.traces import Recorder
@@ -45,9 +43,6 @@ LOOK_SECONDS = 0.005
 
 # How soon others hear that a source is away, and go on.
 TELL_SECONDS = 0.2
-
-# Files read at the same time, whose readahead is remembered.
-WINDOWS = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +105,13 @@ class Nearby(Protocol):
         """The small file `node` is read: one of `unread`, or one that is absent."""
 
 
+class Next(Protocol):
+    """What comes next in a large file that is read is brought ahead."""
+
+    def read(self, node: Node, extent: Extent, /) -> Extent:
+        """`extent` is read; gives what to fetch along with it, if it is absent: `extent`, and what follows it."""
+
+
 class Hydrator:
     """Fetching for one store from one source."""
 
@@ -126,9 +128,8 @@ class Hydrator:
         self._flights: dict[int, list[Flight]] = {}
         self.populating: dict[int, trio.Event] = {}
         self.neighbours: Nearby | None = None  # without it none are brought
-        self._windows: OrderedDict[int, Window] = OrderedDict()
+        self.next: Next | None = None  # without it nothing is brought ahead of a reader
         self.nursery: trio.Nursery | None = None  # of what is fetched ahead of readers; without it nothing is
-        self._ahead = 0  # of these fetches, under way
         self._demands = 0
         self._no_demand = trio.Event()
         self._no_demand.set()
@@ -211,23 +212,18 @@ class Hydrator:
         if presence.limit <= presence.chunk:
             if ahead and self.neighbours is not None:
                 self.neighbours.read(node)
-        elif ahead:
-            wide = self._window(node).read(extent)
-            near = min(wide.stop, extent.stop + AHEAD_FETCH_BYTES)
-            self._read_ahead(node, record, presence, Extent(near, wide.stop))
-            wide = Extent(wide.start, near)
+        elif ahead and self.next is not None:
+            wide = self.next.read(node, extent)
         if not presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk)):
             self.progress.hits += 1
             return
         since = trio.current_time()
         try:
-            await self._ensure(node, record, presence, extent, wide, demand=True)
+            await self._ensure(node, presence, extent, wide, demand=True)
         finally:
             self.progress.waits.observe(trio.current_time() - since)
 
-    async def _ensure(
-        self, node: Node, record: Record, presence: Presence, extent: Extent, wide: Extent, *, demand: bool
-    ) -> None:
+    async def _ensure(self, node: Node, presence: Presence, extent: Extent, wide: Extent, *, demand: bool) -> None:
         while not presence.complete:
             missing = presence.missing(chunks_touched(extent.clip(presence.limit), presence.chunk))
             if not missing:
@@ -242,32 +238,9 @@ class Hydrator:
             most = FETCH_BYTES // presence.chunk
             flight = self.claim(node, (claimable + others)[:most], in_hand=True)
             try:
-                await self._fetch(node, record, presence, flight, demand=demand)
+                await self.fetch(node, presence, flight, demand=demand)
             finally:
                 self.land(node, flight)
-
-    def _read_ahead(self, node: Node, record: Record, presence: Presence, extent: Extent) -> None:
-        """Starts to fetch what of `extent` nobody fetches yet, in pieces worth a call of their own."""
-        if self.nursery is None or not self._source.reachable:
-            return
-        taken = self.claimed(node.ino)
-        wanted = chunks_touched(extent.clip(presence.limit), presence.chunk)
-        free = [index for index in presence.missing(wanted) if index not in taken]
-        most = AHEAD_FETCH_BYTES // presence.chunk
-        while self._ahead < AHEAD_FETCHES and (len(free) >= most or (free and extent.stop >= presence.limit)):
-            flight = self.claim(node, free[:most], in_hand=True)
-            free = free[most:]
-            self._ahead += 1
-            self.nursery.start_soon(self._fetch_ahead, node, record, presence, flight)
-
-    async def _fetch_ahead(self, node: Node, record: Record, presence: Presence, flight: Flight) -> None:
-        try:
-            await self._fetch(node, record, presence, flight, demand=False)
-        except (VoyfsError, OSError) as error:
-            log.debug("reading ahead fails", why=str(error))  # who needs the bytes asks again, and hears of it
-        finally:
-            self._ahead -= 1
-            self.land(node, flight)
 
     async def clear(self, node: Node, extent: Extent) -> None:
         """Until the next await, no fetch will write a byte of `extent`.
@@ -288,7 +261,10 @@ class Hydrator:
                 return
             await elsewhere[0].landed.wait()
 
-    async def _fetch(self, node: Node, record: Record, presence: Presence, flight: Flight, *, demand: bool) -> None:
+    async def fetch(self, node: Node, presence: Presence, flight: Flight, *, demand: bool) -> None:
+        """Brings the chunks of a flight in hand. Raises SourceError, OSError."""
+        record = node.record
+        assert record is not None
         try:
             with self._demand():
                 await self.attach()
@@ -320,15 +296,6 @@ class Hydrator:
         if self._seeds is None or not extents:
             return []
         return await trio.to_thread.run_sync(self._seeds.offers, path, extents, abandon_on_cancel=True)
-
-    def _window(self, node: Node) -> Window:
-        window = self._windows.pop(node.ino, None)
-        if window is None:
-            window = Window(self._store.chunk, AHEAD_BYTES)
-            if len(self._windows) >= WINDOWS:
-                self._windows.popitem(last=False)
-        self._windows[node.ino] = window
-        return window
 
     # -- flights ----------------------------------------------------------------------------
 
@@ -420,7 +387,7 @@ class Hydrator:
                     return
                 first = start * record.presence.chunk
                 extent = Extent(first, min(first + FETCH_BYTES, record.presence.limit))
-                await self._ensure(node, record, record.presence, extent, extent, demand=False)
+                await self._ensure(node, record.presence, extent, extent, demand=False)
         finally:
             node.held -= 1
             self._store.names.release(node)

@@ -255,6 +255,7 @@ class Vfs:
             await self.truncate(ino, 0)
 
     async def read(self, ino: int, offset: int, size: int) -> memoryview | bytes:
+        """To be taken before the next await: the memory is that of the next read."""
         with self._using(ino) as node:
             await self._hydrator.ensure(node, Extent(offset, offset + size), ahead=True)
             cached = self._store.content.read_nowait(node, offset, size)

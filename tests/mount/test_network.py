@@ -245,6 +245,24 @@ def test_a_killed_bulk_process_costs_time_only(pair: MakePair) -> None:
         assert (made.path / f"{number:03}").read_bytes() == data(2 * MIB, number)
 
 
+def test_who_reads_a_long_file_is_served_by_a_process_of_its_own_and_by_the_daemon_without_it(pair: MakePair) -> None:
+    size = 128 * MIB
+
+    def prepare(source: Path) -> None:
+        source.mkdir()
+        (source / "long").write_bytes(data(size))
+
+    made = pair("--warm", prepare=prepare)
+    content = data(size)
+    with (made.path / "long").open("rb", buffering=0) as file:
+        for start in range(0, size, MIB):
+            assert file.read(MIB) == content[start : start + MIB]
+            if start in (16 * MIB, 64 * MIB):
+                os.kill(made.mount.bulk(), signal.SIGKILL)
+    status = made.mount.status()
+    assert status["fetched_bytes"] == status["bytes"]["present"] == size
+
+
 def test_a_warm_mount_is_corrected_when_its_source_has_come_to_rest(pair: MakePair) -> None:
     made = pair("--warm", prepare=some_files)
     (made.path / "big").read_bytes()

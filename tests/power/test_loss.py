@@ -229,7 +229,7 @@ async def _found(store: Store, vfs: Vfs, hydrator: Hydrator) -> dict[str, bytes]
             if is_directory:
                 waiting.append((child.ino, below))
             else:
-                pieces = [await vfs.read(child.ino, at, 1 << 17) for at in range(0, status.st_size, 1 << 17)]
+                pieces = [bytes(await vfs.read(child.ino, at, 1 << 17)) for at in range(0, status.st_size, 1 << 17)]
                 found[below] = b"".join(pieces)
     return found
 

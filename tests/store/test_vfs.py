@@ -320,24 +320,3 @@ async def test_an_attribute_that_was_missing_is_seen_once_it_is_there(tmp_path: 
         made.vfs.removexattr(ino, b"security.capability")
         with pytest.raises(OSError, match="No data"):
             made.vfs.getxattr(ino, b"security.capability")
-
-
-@in_trio
-async def test_a_sequential_reader_finds_fetched_what_it_comes_to(tmp_path: Path) -> None:
-    """It is brought in several fetches at once, and nothing twice."""
-    async with mounted(tmp_path / "s") as made:
-        size = 64 * CHUNK
-        content = bytes(index // 512 % 251 for index in range(size))
-        made.source.add_file(b"long", content)
-        ino = await made.look("long")
-        async with trio.open_nursery() as nursery:
-            made.hydrator.nursery = nursery
-            for index in range(8):  # in order, so that the window opens
-                assert bytes(await made.vfs.read(ino, index * CHUNK, CHUNK)) == content[index * CHUNK :][:CHUNK]
-            await trio.testing.wait_all_tasks_blocked()
-            waits = made.hydrator.progress.demand_fetches
-            for index in range(8, 64):
-                assert bytes(await made.vfs.read(ino, index * CHUNK, CHUNK)) == content[index * CHUNK :][:CHUNK]
-                await trio.testing.wait_all_tasks_blocked()
-        assert made.hydrator.progress.demand_fetches - waits <= 3
-        assert made.hydrator.progress.fetched_bytes == size

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _stream(setup: Setup, report: Report) -> BulkStream:
-    channel = open_channel(parse_address(setup.address), setup.tls, setup.server_name, bulk=True)
+    channel = open_channel(parse_address(setup.address), setup.tls, setup.server_name, bulk=setup.idle)
     return BulkStream(channel, Landing(setup.data), Seeds(setup.seeds), report)
 
 

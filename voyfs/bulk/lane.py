@@ -123,7 +123,7 @@ class BulkProcess:
     """A `BulkLane` from the export at `address` (HOST:PORT) into the backing directory `data`.
 
     The process starts with the first job, and again when it has ended; it lives until `close`,
-    at most as long as the trio run. With `idle` it leaves processor and disk to others.
+    at most as long as the trio run. With `idle` it leaves processor and disk to others. It is given `jobs` at once.
     What the trees `seeds` (see `voyfs.seeds`) have as well is not fetched.
     The descriptors `held` stay open as long as it lives: whoever waits for a lock on one waits for its end.
     """
@@ -136,6 +136,7 @@ class BulkProcess:
         tls: TlsFiles | None = None,
         server_name: str | None = None,
         idle: bool = True,
+        jobs: int = BULK_JOBS,
         held: Sequence[int] = (),
         seeds: Sequence[str] = (),
     ) -> None:
@@ -145,7 +146,7 @@ class BulkProcess:
             tls.check()
         self._held = held
         self._setup = Setup(address, tls, server_name, data.absolute(), idle, tuple(seeds))
-        self._slots = trio.Semaphore(BULK_JOBS)
+        self._slots = trio.Semaphore(jobs)
         self._starting = trio.Lock()
         self._process: _Process | None = None
         self._closed = False
@@ -166,9 +167,18 @@ class BulkProcess:
             return _unreachable(jobs, "the bulk process ended")
         return outcomes
 
+    async def begin(self) -> bool:
+        """Starts the process, if it does not run, before there is a job; whether it is ready for one now."""
+        await self.run([])
+        return self.pid is not None
+
     async def close(self) -> None:
         """Ends the process; nothing lands any more. Calls under way end as if it had died."""
         self._closed = True
+        await self.rest()
+
+    async def rest(self) -> None:
+        """As `close`, but the next job starts the process again."""
         if self._process is not None:
             self._process.popen.kill()
             with trio.CancelScope(shield=True):

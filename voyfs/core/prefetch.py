@@ -76,7 +76,7 @@ class Window:
     def read(self, extent: Extent) -> Extent:
         """A read of `extent` happens; returns it, lengthened by what is worth fetching with it."""
         if extent.start == self._next and extent.start:
-            self._ahead = min(max(self._smallest, self._ahead * 2), self._widest)
+            self._ahead = min(max(self._smallest, self._ahead * 2, extent.length), self._widest)
         elif not self._next <= extent.start <= self._next + self._ahead:
             self._ahead = 0
         self._next = extent.stop

@@ -52,6 +52,7 @@ class Content:
         self._tree = tree
         self._powers = powers
         self._records = records
+        self._buffer = bytearray()
 
     # -- attributes -------------------------------------------------------------------------
 
@@ -163,8 +164,13 @@ class Content:
     # -- bytes ------------------------------------------------------------------------------
 
     def read_nowait(self, node: Node, offset: int, size: int) -> memoryview | None:
-        """Up to `size` bytes if the page cache has them, None if the disk must be asked."""
-        buffer = bytearray(size)
+        """Up to `size` bytes if the page cache has them, None if the disk must be asked.
+
+        Good until the next call: new memory for each would cost as much as to fill it.
+        """
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        buffer = memoryview(self._buffer)[:size]
         try:
             count = os.preadv(self._tree.file(node), [buffer], offset, os.RWF_NOWAIT)
         except BlockingIOError:
@@ -175,7 +181,7 @@ class Content:
             raise
         if count < size and offset + count < os.fstat(self._tree.file(node)).st_size:
             return None
-        return memoryview(buffer)[:count]
+        return buffer[:count]
 
     def write(self, node: Node, offset: int, data: bytes) -> int:
         """The container writes `data`. Chunks partly covered are present or have no other bytes."""
