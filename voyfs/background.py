@@ -57,7 +57,7 @@ class Background:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._populate_all)
             await self._nothing_first.wait()
-            nursery.start_soon(partial(self._working_set.ask, lately=True))
+            nursery.start_soon(partial(self._working_set.ask, walking=True))
             await self._hydrate_all()
             nursery.cancel_scope.cancel()  # a source that says nothing of its working set, now that all is here
         await self._write_down()
@@ -73,7 +73,7 @@ class Background:
         first = self.carrier.first
 
         async def ask() -> None:
-            await self._working_set.ask(lately=False)
+            await self._working_set.ask(walking=False)
             asked.set()
             self._hydrator.wake()
 
@@ -150,7 +150,7 @@ class Background:
                 await self.carrier.carry(None, nursery)
                 if todo:
                     inos = [todo.popleft() for _ in range(min(len(todo), BULK_JOB_FILES))]
-                    for plan in self.carrier.plans((ino, None) for ino in inos):
+                    for plan in self.carrier.plans([(ino, None) for ino in inos]):
                         await self.carrier.carry(plan, nursery)
                 elif self.carrier.running or not self._progress.populated:
                     await changed.wait()

@@ -6,7 +6,7 @@ What is to come, and in which order, is the background's to say (see `background
 import errno
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -17,7 +17,7 @@ from voyfs.core.presence import Presence
 from voyfs.hydrator import Flight, Hydrator
 from voyfs.logs import get_logger
 from voyfs.pacing import Pacer
-from voyfs.ports import BulkLane, FileDone, FileJob
+from voyfs.ports import BulkLane, FileJob
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
 
@@ -52,7 +52,7 @@ class Carrier:
         self._flying = 0  # bytes of the jobs under way
         self._doubts: Counter[bytes] = Counter()
 
-    def plans(self, wanted: Iterable[Wanted]) -> Iterator[Plan]:
+    def plans(self, wanted: Sequence[Wanted]) -> Iterator[Plan]:
         """What is absent of these files, in groups of bounded size.
 
         The groups are made one by one while earlier ones land, so that a huge file costs no
@@ -60,6 +60,7 @@ class Carrier:
         """
         plan: Plan = []
         size = 0
+        self._store.records.get_many(ino for ino, _ in wanted)
         for ino, extents in wanted:
             record = self._store.records.get(ino)
             if record is None or record.presence is None or record.complete or self._store.names.doomed(ino):
@@ -144,8 +145,16 @@ class Carrier:
                 outcomes = await self._bulk.run([job for _, _, job in claimed])
             crossed = sum(outcome.data_bytes - outcome.spared_bytes for outcome in outcomes)
             self.pacer.spend(crossed - size)
+            landed = []
             for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
-                failure = self._landed(node, flight, job, outcome) or failure
+                self._progress.background_bytes += outcome.data_bytes
+                self._progress.seed_bytes += outcome.seed_bytes
+                self._progress.spared_bytes += outcome.spared_bytes
+                if outcome.error is None:
+                    landed.append((node, sorted(flight.chunks)))
+                else:
+                    failure = self._failed(job, outcome.error) or failure
+            self._store.content.filled(*landed)
         except (VoyfsError, OSError) as error:
             failure = error
         finally:
@@ -166,15 +175,9 @@ class Carrier:
         if space.f_bavail * space.f_frsize < self._flying + LEFT_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _landed(self, node: Node, flight: Flight, job: FileJob, outcome: FileDone) -> Exception | None:
-        """Takes note of one file's outcome; gives the error if all had better wait a while."""
-        self._progress.background_bytes += outcome.data_bytes
-        self._progress.seed_bytes += outcome.seed_bytes
-        self._progress.spared_bytes += outcome.spared_bytes
-        error = outcome.error
-        if error is None:
-            self._store.content.filled(node, sorted(flight.chunks))
-        elif isinstance(error, FileNotFoundError):
+    def _failed(self, job: FileJob, error: Exception) -> Exception | None:
+        """Takes note of why a file did not come; gives the error if all had better wait a while."""
+        if isinstance(error, FileNotFoundError):
             pass  # renamed or removed meanwhile; the next round knows its place
         elif isinstance(error, SourceUnreachable | OSError):
             return error

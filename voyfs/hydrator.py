@@ -289,7 +289,7 @@ class Hydrator:
         for extent in coalesce(left, presence.chunk, presence.limit, FETCH_BYTES):
             for piece in pieces:
                 self._store.content.fill(node, piece, extent)
-        self._store.content.filled(node, left)
+        self._store.content.filled((node, left))
 
     async def offers(self, path: bytes, extents: Sequence[Extent]) -> list[Offer]:
         """What the seeds have there."""
@@ -308,7 +308,9 @@ class Hydrator:
 
     def claimed(self, ino: int) -> set[int]:
         """All chunks of the file `ino` that are being fetched."""
-        return {index for flight in self._flights.get(ino, ()) for index in flight.chunks}
+        if ino not in self._flights:
+            return set()
+        return {index for flight in self._flights[ino] for index in flight.chunks}
 
     def claim(self, node: Node, chunks: Iterable[int], *, in_hand: bool) -> Flight:
         flight = Flight(set(chunks), in_hand)

@@ -124,7 +124,7 @@ class ReadAhead:
             self._ready = False  # until it is known to be ready again
         if outcome.error is not None:
             raise outcome.error
-        self._store.content.filled(node, sorted(flight.chunks))
+        self._store.content.filled((node, sorted(flight.chunks)))
 
     async def _keep(self, lane: Lane) -> None:
         """Has the lane ready as long as it is used and works."""

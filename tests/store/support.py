@@ -96,7 +96,7 @@ def fetched(store: Store, node: Node, *chunks: int, fill: bytes = b"s") -> None:
     for index in chunks:
         extent = node.record.presence.extent(index)
         store.content.fill(node, Piece(extent.start, extent.length, fill * extent.length), extent)
-    store.content.filled(node, list(chunks))
+    store.content.filled((node, list(chunks)))
 
 
 def missing(node: Node) -> list[int]:

@@ -73,7 +73,7 @@ def test_a_present_chunk_that_is_a_hole_is_only_distrusted(tmp_path: Path) -> No
     make(tmp_path / "store")
     with opened(tmp_path / "store") as store:
         node = at(store, "part")
-        store.content.filled(node, [2])  # the source has a hole there: no bytes came
+        store.content.filled((node, [2]))  # the source has a hole there: no bytes came
     findings = found(tmp_path / "store")
     assert (findings.problem_count, findings.note_count) == (0, 1)
     found(tmp_path / "store", repair=True)

@@ -3,10 +3,12 @@
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.fakes.source import FaultySource, MemorySource
 from tests.store.support import in_thread, in_trio
@@ -20,6 +22,7 @@ from voyfs.hydrator import Hydrator
 from voyfs.pacing import Pacer
 from voyfs.ports import BlockSource, FileDone, FileJob, InUse
 from voyfs.store.store import Store
+from voyfs.store.tree import ROOT
 from voyfs.workingset import WorkingSet
 
 PARTS = (Extent(CHUNK, 2 * CHUNK), Extent(3 * CHUNK, 4 * CHUNK))
@@ -51,7 +54,7 @@ async def asked(path: Path, source: BlockSource) -> list[tuple[bytes, tuple[Exte
     store = Store(path, "this boot", taking_over=False)
     try:
         wanted: deque[Wanted] = deque()
-        await WorkingSet(store, source, Hydrator(store, source), wanted).ask(lately=True)
+        await WorkingSet(store, source, Hydrator(store, source), wanted).ask(walking=True)
         records = [(store.records.get(ino), tuple(extents or ())) for ino, extents in wanted]
         return [(record.source, extents) for record, extents in records if record is not None]
     finally:
@@ -129,3 +132,43 @@ async def test_what_is_in_use_goes_to_the_lane_first_and_nothing_waits_for_an_an
         )
     finally:
         store.close()
+
+
+def test_where_a_walk_comes_by_all_directories_few_are_listed_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workingset, "LISTED", 2)  # the root, and one more
+
+    @in_trio
+    async def run() -> None:
+        source = MemorySource()
+        for name in (b"a", b"b", b"c"):
+            source.add_directory(name)
+            source.add_file(name + b"/f", bytes(4 * CHUNK))
+            source.cached[name + b"/f"] = PARTS
+        store = Store(tmp_path / "store", "this boot", taking_over=False)
+        try:
+            hydrator, wanted = Hydrator(store, source), deque[Wanted]()
+
+            def found() -> list[bytes]:
+                records = [store.records.get(ino) for ino, _ in wanted]
+                return [record.source for record in records if record is not None]
+
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    asking = WorkingSet(store, source, hydrator, wanted)
+                    nursery.start_soon(partial(asking.ask, walking=True))
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert found() == [b"c/f"]
+                    b, _ = store.tree.child(store.tree.node(ROOT), b"b")
+                    await hydrator.populate(b)  # as the walk does
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert found() == [b"c/f", b"b/f"]
+                    hydrator.progress.populated = True  # without "a", which could not be had
+                    hydrator.wake()
+            assert found() == [b"c/f", b"b/f"]
+            assert source.calls["list_directory"] == 3
+        finally:
+            store.close()
+
+    run()

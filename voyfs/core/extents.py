@@ -47,14 +47,15 @@ def coalesce(indexes: Iterable[int], chunk: int, limit: int, longest: int) -> It
     """
     start = stop = -1
     for index in indexes:
-        extent = chunk_extent(index, chunk, limit)
-        if extent.start >= extent.stop:
+        first = index * chunk
+        last = min(first + chunk, limit)
+        if first >= last:
             continue
-        if extent.start == stop and extent.stop - start <= longest:
-            stop = extent.stop
+        if first == stop and last - start <= longest:
+            stop = last
             continue
         if start >= 0:
             yield Extent(start, stop)
-        start, stop = extent
+        start, stop = first, last
     if start >= 0:
         yield Extent(start, stop)

@@ -51,7 +51,11 @@ class Presence:
 
     def missing(self, indexes: Iterable[int]) -> list[int]:
         """Those of `indexes` that are absent, in the same order."""
-        return [index for index in indexes if not self.is_present(index)]
+        bits, known = self._bits, len(self._bits) * 8
+        end = chunk_count(self.limit, self.chunk)
+        return [
+            index for index in indexes if index < end and (index >= known or not bits[index >> 3] >> (index & 7) & 1)
+        ]
 
     def absent(self, first: int = 0) -> Iterator[int]:
         """All absent chunks from `first` on, ascending. The map may change meanwhile."""
@@ -73,7 +77,7 @@ class Presence:
             # grown in steps of 64 bytes (64 MiB of file at 128 KiB) to keep marking in order cheap
             self._bits.extend(bytes((byte | 63) + 1 - len(self._bits)))
         self._bits[byte] |= 1 << (index & 7)
-        self.absent_bytes -= self.extent(index).length
+        self.absent_bytes -= min(self.chunk, self.limit - index * self.chunk)
         return True
 
     def extent(self, index: int) -> Extent:

@@ -259,26 +259,48 @@ class Content:
                 view = view[count:]
                 start += count
 
-    def filled(self, node: Node, chunks: list[int]) -> None:
-        """The bytes of `chunks` are in the backing file."""
-        assert node.record is not None
-        self._records.mark(node.record, chunks)
-        self.settle(node)
+    def filled(self, *filled: tuple[Node, list[int]]) -> None:
+        """The bytes of these chunks are in the backing files. All are present then, or none when it fails."""
+        marks = []
+        for node, chunks in filled:
+            assert node.record is not None
+            marks.append((node.record, chunks))
+        self._records.mark_all(marks)
+        self.settle(*(node for node, _ in filled))
 
-    def settle(self, node: Node) -> None:
-        """When the last chunk is there: gives the backing file its time and capability for good."""
-        record = node.record
-        if record is None or record.presence is None or not record.complete:
-            return
+    def settle(self, *nodes: Node) -> None:
+        """Where the last chunk is there: gives the backing file its time and capability for good.
+
+        One that fails keeps no other from it.
+        """
+        failure: OSError | None = None
+        settled = []
+        for node in nodes:
+            record = node.record
+            if record is None or record.presence is None or not record.complete:
+                continue
+            try:
+                if self._settle(node, record):
+                    settled.append(record)
+            except OSError as error:
+                failure = error
+        self._records.touched(*settled)
+        if failure is not None:
+            raise failure
+
+    def _settle(self, node: Node, record: Record) -> bool:
+        """Whether what the record says of its times has changed."""
         if record.capability is not None:
             os.setxattr(self._tree.xattr_path(node), CAPABILITY, record.capability, follow_symlinks=False)
             self._records.capability_given(record)
             node.lacks = ()
-        if record.mtime_ns is not None:
-            file = self._tree.file(node)
-            os.utime(file, ns=(os.fstat(file).st_atime_ns, record.mtime_ns))
-            record.mtime_ns = None
-            self._records.touched(record)
+        if record.mtime_ns is None:
+            return False
+        directory, name = self._tree.place(node)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        os.utime(name, ns=(status.st_atime_ns, record.mtime_ns), dir_fd=directory, follow_symlinks=False)
+        record.mtime_ns = None
+        return True
 
     # -- extended attributes ------------------------------------------------------------------
 

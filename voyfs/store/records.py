@@ -76,6 +76,13 @@ def _runs(indexes: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
+def _attributes(record: Record) -> tuple[bytes, bytes]:
+    """What the log says of its reported times and its flags."""
+    mtime = _NONE if record.mtime_ns is None else record.mtime_ns
+    ctime = _NONE if record.ctime_ns is None else record.ctime_ns
+    return _MARKS.pack(b"T", record.ino, mtime, ctime), _MARKS.pack(b"F", record.ino, record.flags, 0)
+
+
 def _parts(inos: list[int]) -> Iterator[list[int]]:
     """In parts that fit into one query: SQLite's default bound is 999 parameters."""
     return (inos[start : start + 500] for start in range(0, len(inos), 500))
@@ -273,17 +280,29 @@ class Records:
 
     def mark(self, record: Record, chunks: Iterable[int]) -> None:
         """Makes `chunks` present; whoever calls has put their bytes into the backing file."""
-        presence = record.presence
-        assert presence is not None
-        absent = presence.missing(chunks)
-        if not absent:
-            return
+        self.mark_all([(record, chunks)])
+
+    def mark_all(self, marks: Iterable[tuple[Record, Iterable[int]]]) -> None:
+        """As `mark` of each, or of none when it fails."""
+        absent = []
+        for record, chunks in marks:
+            presence = record.presence
+            assert presence is not None
+            if missing := presence.missing(chunks):
+                absent.append((record, presence, missing))
         # noted first: what is in memory alone would be forgotten by a killed daemon
-        self._note(record, *(_MARKS.pack(b"P", record.ino, first, count) for first, count in _runs(absent)))
-        before = presence.absent_bytes
-        for index in absent:
-            presence.mark(index)
-        self.totals.shrink(before, presence.absent_bytes)
+        self._note(
+            *(
+                (record, _MARKS.pack(b"P", record.ino, first, count))
+                for record, _, missing in absent
+                for first, count in _runs(missing)
+            )
+        )
+        for _, presence, missing in absent:
+            before = presence.absent_bytes
+            for index in missing:
+                presence.mark(index)
+            self.totals.shrink(before, presence.absent_bytes)
 
     def lower(self, record: Record, limit: int) -> None:
         """The container cut the file to `limit` bytes."""
@@ -291,7 +310,7 @@ class Records:
         assert presence is not None
         if limit >= presence.limit:
             return
-        self._note(record, _MARKS.pack(b"L", record.ino, limit, 0))
+        self._note((record, _MARKS.pack(b"L", record.ino, limit, 0)))
         before = presence.absent_bytes
         presence.lower(limit)
         self.totals.shrink(before, presence.absent_bytes)
@@ -300,16 +319,14 @@ class Records:
         """Notes what is about to be done to directory `ino` (see `intents`)."""
         self._append(_MARKS.pack(b"I", ino, name, subject))
 
-    def touched(self, record: Record) -> None:
-        """Its reported times or its flags changed."""
-        mtime = _NONE if record.mtime_ns is None else record.mtime_ns
-        ctime = _NONE if record.ctime_ns is None else record.ctime_ns
-        self._note(record, _MARKS.pack(b"T", record.ino, mtime, ctime), _MARKS.pack(b"F", record.ino, record.flags, 0))
+    def touched(self, *records: Record) -> None:
+        """Their reported times or their flags changed."""
+        self._note(*((record, entry) for record in records for entry in _attributes(record)))
 
     def capability_given(self, record: Record) -> None:
         """The file itself has its capability from now on. Or the next daemon would give it once more,
         though the container may have removed it."""
-        self._note(record, _MARKS.pack(b"C", record.ino, 0, 0))
+        self._note((record, _MARKS.pack(b"C", record.ino, 0, 0)))
         record.capability = None
 
     def moved(self, record: Record) -> None:
@@ -345,10 +362,12 @@ class Records:
         with self._transaction():
             self._db.execute(VOUCH, parameters)
 
-    def _note(self, record: Record, *entries: bytes) -> None:
-        assert self.loaded.get(record.ino) is record, "two records of one entry would drift apart"
-        self._append(b"".join(entries))
-        self._dirty[record.ino] = record
+    def _note(self, *entries: tuple[Record, bytes]) -> None:
+        for record, _ in entries:
+            assert self.loaded.get(record.ino) is record, "two records of one entry would drift apart"
+        if entries:
+            self._append(b"".join(entry for _, entry in entries))
+            self._dirty.update((record.ino, record) for record, _ in entries)
 
     def _append(self, entries: bytes) -> None:
         """Adds to the log all or nothing: a torn entry would garble those after it."""

@@ -164,7 +164,7 @@ class Tree:
 
     def _find(self, ino: int) -> Node:
         """Looks for a node that this daemon has not met: by the hints, else everywhere."""
-        node = self.parked(ino) or self._by_records(ino) or self._stray(ino)
+        node = self._by_records(ino) or self.parked(ino) or self._stray(ino)
         if node is None:
             self._scan()
             node = self._by_records(ino) or self._stray(ino)
