@@ -20,7 +20,7 @@ from voyfs.core.errors import SourceError, SourceUnreachable, VoyfsError
 from voyfs.core.extents import Extent
 from voyfs.core.limits import BULK_JOB_FILES
 from voyfs.hydrator import Hydrator
-from voyfs.logs import get_logger
+from voyfs.logs import get_logger, load
 from voyfs.ports import BlockSource
 from voyfs.store.store import Store
 from voyfs.store.tree import ROOT
@@ -65,6 +65,7 @@ class Background:
         self._progress.ended = True
         self._progress.hydrated = totals.absent_bytes == 0 and not self._progress.problems
         self._hydrator.wake()
+        await trio.to_thread.run_sync(load)  # who waited for this is told meanwhile
         log.info("hydration ends", files=totals.files, bytes=totals.bytes, missing=totals.absent_bytes)
 
     async def bring_working_set(self, seconds: float) -> None:

@@ -33,6 +33,11 @@ class Logger:
         return log
 
 
+def load() -> None:
+    """What the first line needs. For a thread, where others are not to wait for it."""
+    import structlog  # noqa: F401
+
+
 def get_logger(name: str) -> Logger:
     """The logger of module `name`."""
     return Logger(name)

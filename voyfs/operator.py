@@ -1,5 +1,6 @@
 """What can be asked of a running mount over its control socket (see `control`)."""
 
+import functools
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,13 @@ RELEASE_SECONDS = 10.0
 
 # Problems named in a status; the rest is counted.
 SHOWN_PROBLEMS = 100
+
+
+@functools.cache
+def _version() -> str:
+    from importlib.metadata import version  # slow to load, and not needed to mount
+
+    return version("voyager")
 
 
 class Operator:
@@ -177,8 +185,6 @@ class Operator:
 
     def status(self) -> dict[str, Any]:
         """Sizes in bytes, rates in bytes a second, times in seconds."""
-        from importlib.metadata import version  # slow to load, and not needed to mount
-
         progress = self._hydrator.progress
         totals = self._store.records.totals
         detached = self._store.detached
@@ -195,7 +201,7 @@ class Operator:
         return {
             "phase": phase,
             "pid": os.getpid(),
-            "version": version("voyager"),
+            "version": _version(),
             "mountpoint": self._settings.mountpoint,
             "store": self._settings.store,
             "source": {

@@ -99,13 +99,16 @@ def open_regular(root: int, path: bytes) -> int | None:
     """
     handle = open_below(root, path, os.O_PATH)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return None
-        again = f"/proc/self/fd/{handle}"
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            return os.open(again, flags | os.O_NOATIME)
-        except PermissionError:  # O_NOATIME is for the owner only
-            return os.open(again, flags)
+        return reopened(handle) if stat.S_ISREG(os.fstat(handle).st_mode) else None
     finally:
         os.close(handle)
+
+
+def reopened(handle: int) -> int:
+    """A new descriptor for reading the regular file behind an O_PATH descriptor. Raises OSError."""
+    path = f"/proc/self/fd/{handle}"
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # O_NOATIME is for the owner only
+        return os.open(path, flags)

@@ -43,12 +43,17 @@ class TreeError(Exception):
         self.trouble = trouble
 
 
-@contextmanager
-def as_tree_errors() -> Iterator[None]:
-    """Turns the system's errors into TreeErrors."""
-    try:
-        yield
-    except OSError as error:
+class as_tree_errors:
+    """Turns the system's errors into TreeErrors. By hand: there are several for each file, and a generator costs as
+    much as a system call.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             trouble = Trouble.MISSING
         elif error.errno in (errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL):
@@ -119,7 +124,10 @@ class Tree:
                     raise
                 entry = self._mount_point(path)
             else:
-                entry = _described(fd, b"")
+                try:
+                    entry = _described(fd, b"")
+                finally:
+                    os.close(fd)
         if entry is None:
             raise TreeError(Trouble.MISSING, "removed meanwhile")
         return entry
@@ -149,6 +157,19 @@ class Tree:
             yield found, _entries(fd)
         finally:
             os.close(fd)
+
+    def handles(self, path: bytes) -> Iterator[tuple[bytes, int]]:
+        """What is in the directory `path`, and on no other file system: names, and O_PATH descriptors that are good
+        until the next is asked for. Raises TreeError.
+        """
+        with as_tree_errors():
+            fd = self._open_directory(path)
+            try:
+                for name, _, handle in _handles(fd):
+                    if handle is not None:
+                        yield name, handle
+            finally:
+                os.close(fd)
 
     def _open_directory(self, path: bytes) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
@@ -189,10 +210,25 @@ def _host_identity() -> bytes:
 
 
 def _entries(directory: int) -> Iterator[Entry]:
-    """Entries of an open directory; those that vanish meanwhile are left out."""
+    """Entries of an open directory."""
+    with as_tree_errors():
+        for name, inode, handle in _handles(directory):
+            if handle is None:
+                entry = _mounted(directory, name, name, inode)
+            else:
+                entry = _described(handle, name)
+            if entry is not None:
+                yield entry
+
+
+def _handles(directory: int) -> Iterator[tuple[bytes, int, int | None]]:
+    """(name, inode, O_PATH descriptor until the next) of all in an open directory; None for a mount point.
+
+    What vanishes meanwhile is left out. Raises OSError, TreeError.
+    """
     # A name removed and made again while the directory is read may be returned twice.
     seen: set[str] = set()
-    with as_tree_errors(), os.scandir(directory) as found:
+    with os.scandir(directory) as found:
         for item in found:
             if item.name in seen:
                 continue
@@ -201,29 +237,27 @@ def _entries(directory: int) -> Iterator[Entry]:
                 raise TreeError(Trouble.UNREADABLE, f"more than {DIRECTORY_ENTRIES} entries")
             name = os.fsencode(item.name)
             try:
-                fd = open_below(directory, name, os.O_PATH)
+                handle = open_below(directory, name, os.O_PATH)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                entry = _mounted(directory, name, name, item.inode())
-            else:
-                entry = _described(fd, name)
-            if entry is not None:
-                yield entry
+                yield name, item.inode(), None
+                continue
+            try:
+                yield name, item.inode(), handle
+            finally:
+                os.close(handle)
 
 
-def _described(fd: int, name: bytes) -> Entry | None:
-    """The entry behind the O_PATH descriptor `fd`, which is closed; None if removed meanwhile."""
-    try:
-        status = os.fstat(fd)
-        if status.st_nlink == 0:
-            return None
-        target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(status.st_mode) else b""
-        return _entry(name, status, target, _xattrs(fd))
-    finally:
-        os.close(fd)
+def _described(handle: int, name: bytes) -> Entry | None:
+    """The entry behind an O_PATH descriptor; None if removed meanwhile."""
+    status = os.fstat(handle)
+    if status.st_nlink == 0:
+        return None
+    target = os.readlink(b"", dir_fd=handle) if stat.S_ISLNK(status.st_mode) else b""
+    return _entry(name, status, target, _xattrs(handle))
 
 
 def _entry(name: bytes, status: os.stat_result, target: bytes, xattrs: tuple[tuple[bytes, bytes], ...]) -> Entry:

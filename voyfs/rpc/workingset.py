@@ -1,17 +1,20 @@
 """What of an exported tree is in use, told from the source's page cache. The server's side only."""
 
 import heapq
+import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from voyfs.core.entry import Entry, Version
+from voyfs.core.entry import Version
 from voyfs.core.extents import Extent
 from voyfs.core.limits import PAGE_BYTES, WORKING_SET_EXTENTS, WORKING_SET_FILE_EXTENTS, WORKING_SET_FILES
 from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.openat import reopened
+from voyfs.rpc.pagecache import cached_extents
 from voyfs.rpc.reader import open_file
-from voyfs.rpc.tree import Tree, TreeError
+from voyfs.rpc.tree import Tree, TreeError, version_of
 from voyfs.rpc.wire import ranges_to_wire
 
 # The kernel notes a read once a day at least (relatime).
@@ -37,14 +40,15 @@ class _Found(NamedTuple):
 
     used_ns: int  # when it was last read or written, as exactly as the kernel notes it
     path: bytes
-    entry: Entry
+    status: os.stat_result
+    handle: int  # an O_PATH descriptor, good until the next is asked for
 
 
 def working_set(tree: Tree, path: bytes, alive: Callable[[], bool]) -> Iterator[pb.WorkingSetReply]:
     """Files below `path` with the ranges that are cached, the last used first; then those read lately, whole."""
     look = _Look(tree)
     last = heapq.nlargest(min(SOON_FILES, WORKING_SET_FILES), _found(tree, path, alive))
-    soon = [file for file in look.at(last) if file.cached]
+    soon = [file for file in look.again(last) if file.cached]
     yield from _replies(soon)
     told = {file.path for file in soon}
     others = look.at(found for found in _found(tree, path, alive) if found.path not in told)
@@ -74,12 +78,12 @@ def _found(tree: Tree, path: bytes, alive: Callable[[], bool]) -> Iterator[_Foun
         directory = pending.pop()
         prefix = directory + b"/" if directory else b""
         try:
-            with tree.directory(directory, 0) as (_, entries):
-                for entry in entries:
-                    if stat.S_ISDIR(entry.mode):
-                        pending.append(prefix + entry.name)
-                    elif entry.is_file and entry.size:
-                        yield _Found(max(entry.atime_ns, entry.version.mtime_ns), prefix + entry.name, entry)
+            for name, handle in tree.handles(directory):
+                status = os.fstat(handle)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(prefix + name)
+                elif stat.S_ISREG(status.st_mode) and status.st_size:
+                    yield _Found(max(status.st_atime_ns, status.st_mtime_ns), prefix + name, status, handle)
         except TreeError:
             continue  # a hint has no failures
 
@@ -92,18 +96,37 @@ class _Look:
         self._room = WORKING_SET_EXTENTS
         self._now = time.time_ns()
 
-    def at(self, found: Iterable[_Found]) -> Iterator[_File]:
-        """Those of `found` that are in use."""
-        for used, path, entry in found:
+    def again(self, found: Iterable[_Found]) -> Iterator[_File]:
+        """Those of `found` that are in use, some time after they were found."""
+        for used, path, status, _ in found:
             try:
                 with open_file(self._tree, path, None) as file:  # it may have been written to meanwhile
-                    version = file.version
-                    cached = file.cached(min(self._room, WORKING_SET_FILE_EXTENTS))
+                    version, cached = file.version, file.cached(self._most)
             except TreeError:
                 continue
-            if cached:
-                self._room = max(1, self._room - len(cached))
-                yield _File(True, used, path, version, cached)
-            elif version.size and version.mtime_ns < entry.atime_ns and self._now - entry.atime_ns < _LATELY_NS:
-                self._room = max(1, self._room - 1)
-                yield _File(False, used, path, version, [Extent(0, version.size)])
+            yield from self._used(used, path, version, status.st_atime_ns, cached)
+
+    def at(self, found: Iterable[_Found]) -> Iterator[_File]:
+        """Those of `found` that are in use, as they are found."""
+        for used, path, status, handle in found:
+            try:
+                fd = reopened(handle)
+            except OSError:
+                continue
+            try:
+                cached = cached_extents(fd, status.st_size, self._most)
+            finally:
+                os.close(fd)
+            yield from self._used(used, path, version_of(status), status.st_atime_ns, cached)
+
+    @property
+    def _most(self) -> int:
+        return min(self._room, WORKING_SET_FILE_EXTENTS)
+
+    def _used(self, used: int, path: bytes, version: Version, atime_ns: int, cached: list[Extent]) -> Iterator[_File]:
+        if cached:
+            self._room = max(1, self._room - len(cached))
+            yield _File(True, used, path, version, cached)
+        elif version.size and version.mtime_ns < atime_ns and self._now - atime_ns < _LATELY_NS:
+            self._room = max(1, self._room - 1)
+            yield _File(False, used, path, version, [Extent(0, version.size)])
