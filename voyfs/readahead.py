@@ -13,7 +13,7 @@ import trio
 
 from voyfs.core.errors import SourceUnreachable, VoyfsError
 from voyfs.core.extents import Extent, chunks_touched, coalesce
-from voyfs.core.limits import AHEAD_BYTES, AHEAD_FETCH_BYTES, AHEAD_FETCHES
+from voyfs.core.limits import AHEAD_BYTES, AHEAD_FETCH_BYTES, AHEAD_FETCHES, BULK_JOB_BYTES
 from voyfs.core.prefetch import Window
 from voyfs.core.presence import Presence
 from voyfs.hydrator import Flight, Hydrator
@@ -87,9 +87,9 @@ class ReadAhead:
         taken = self._hydrator.claimed(node.ino)
         wanted = chunks_touched(extent.clip(presence.limit), presence.chunk)
         free = [index for index in presence.missing(wanted) if index not in taken]
-        most = AHEAD_FETCH_BYTES // presence.chunk
+        lane = self._lane if self._ready else None
+        most = (AHEAD_FETCH_BYTES if lane is None else BULK_JOB_BYTES) // presence.chunk
         while self._under_way < AHEAD_FETCHES and (len(free) >= most or (free and extent.stop >= presence.limit)):
-            lane = self._lane if self._ready else None
             flight = self._hydrator.claim(node, free[:most], in_hand=lane is None)
             free = free[most:]
             self._under_way += 1
@@ -110,7 +110,7 @@ class ReadAhead:
     async def _carry(self, node: Node, presence: Presence, flight: Flight, lane: Lane) -> None:
         assert node.record is not None
         record, progress = node.record, self._hydrator.progress
-        extents = coalesce(sorted(flight.chunks), presence.chunk, presence.limit, AHEAD_FETCH_BYTES)
+        extents = coalesce(sorted(flight.chunks), presence.chunk, presence.limit, BULK_JOB_BYTES)
         job = FileJob(self._store.tree.path(node), node.ino, record.source, record.version, tuple(extents))
         self._used = True
         self._hydrator.demand_begins()
