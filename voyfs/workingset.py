@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 # Directories populated for it where a walk comes by all of them anyway: each costs a call, of which many would hold up
 # the walk, and what is used most comes first.
-LISTED = 64
+LISTED = 16
 
 # Files looked up between two moments in which other tasks may run: some 5 ms; also what makes up a job.
 SLICE = 64
