@@ -120,6 +120,7 @@ class ReadAhead:
             self._hydrator.demand_ends()
         progress.background_bytes += outcome.data_bytes
         progress.seed_bytes += outcome.seed_bytes
+        progress.spared_bytes += outcome.spared_bytes
         if isinstance(outcome.error, SourceUnreachable):
             self._ready = False  # until it is known to be ready again
         if outcome.error is not None:

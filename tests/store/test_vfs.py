@@ -320,3 +320,46 @@ async def test_an_attribute_that_was_missing_is_seen_once_it_is_there(tmp_path: 
         made.vfs.removexattr(ino, b"security.capability")
         with pytest.raises(OSError, match="No data"):
             made.vfs.getxattr(ino, b"security.capability")
+
+
+@in_trio
+async def test_a_file_that_cannot_be_finished_keeps_no_other_of_its_job_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path / "s") as made:
+        made.source.add_file(b"able", CONTENT)
+        made.source.set_xattr(b"able", b"security.capability", CAPABILITY)
+        able, other = made.vfs.node(await made.look("able")), made.vfs.node(await made.look("f"))
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "full")
+
+        monkeypatch.setattr(os, "setxattr", full)
+        with pytest.raises(OSError, match="full"):
+            made.store.content.filled((able, list(range(6))), (other, list(range(6))))
+        monkeypatch.undo()
+        for node in (able, other):
+            assert node.record is not None
+            assert node.record.complete
+        backing = os.stat(tmp_path / "s" / "data" / "f")
+        assert backing.st_mtime_ns == made.source.node(b"f").time_ns
+        made.store.content.settle(able)
+        assert os.getxattr(tmp_path / "s" / "data" / "able", "security.capability") == CAPABILITY
+
+
+@in_trio
+async def test_of_a_job_all_is_present_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory alone would be forgotten by a killed daemon."""
+    async with mounted(tmp_path / "s") as made:
+        nodes = [made.vfs.node(await made.look(name)) for name in ("f", "d/g")]
+
+        def full(*_: object) -> int:
+            raise OSError(5, "failed")
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="failed"):
+            made.store.content.filled((nodes[0], [0, 1]), (nodes[1], [0]))
+        monkeypatch.undo()
+        for node in nodes:
+            assert node.record is not None
+            assert node.record.absent_bytes == node.record.version.size
