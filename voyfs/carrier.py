@@ -112,21 +112,19 @@ class Carrier:
         claimed = []
         for ino, chunks in plan:
             record = self._store.records.get(ino)
-            if record is None or record.presence is None or self._store.names.doomed(ino):
+            if record is None or record.presence is None or record.complete or self._store.names.doomed(ino):
+                continue
+            try:
+                node = self._store.tree.node(ino)  # this may show that it is shorter
+                path = self._store.tree.path(node)
+            except OSError as error:
+                self._hydrator.problem(record.source, StoreError(f"its file cannot be found: {error.strerror}"))
                 continue
             presence = record.presence
             taken = self._hydrator.claimed(ino)
             free = [index for index in presence.missing(chunks) if index not in taken]
             if not free:
-                continue
-            try:
-                node = self._store.tree.node(ino)
-                path = self._store.tree.path(node)
-            except OSError as error:
-                self._hydrator.problem(record.source, StoreError(f"its file cannot be found: {error.strerror}"))
-                continue
-            free = presence.missing(free)  # finding it may have shown that it is shorter
-            if not free:
+                self._store.names.release(node)
                 continue
             extents = coalesce(free, presence.chunk, presence.limit, BULK_JOB_BYTES)
             job = FileJob(path, ino, record.source, record.version, tuple(extents))

@@ -73,7 +73,8 @@ WORKING_SET_EXTENTS = 4 * WORKING_SET_FILES
 # Demand fetches on their way at once; further ones queue.
 DEMAND_FETCHES = 32
 
-# How far ahead of a sequential reader is fetched, in how large fetches, and how many of these at once for all readers.
+# How far ahead of a sequential reader is fetched, in how large fetches (the readers' process has the background's
+# jobs), and how many of these at once for all readers.
 # What is under way while one fetch is written and read must cover the round trip: 8 MiB in 14 ms are 570 MiB/s.
 AHEAD_BYTES = 8 * MIB
 AHEAD_FETCH_BYTES = 1 * MIB

@@ -7,6 +7,7 @@ raced. Needs Linux 5.6; knows nothing of exports or of what is opened.
 
 import ctypes
 import errno
+import functools
 import os
 import stat
 
@@ -32,6 +33,8 @@ class _OpenHow(ctypes.Structure):
     )
 
 
+_HOW_BYTES = ctypes.sizeof(_OpenHow)
+
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = (
@@ -43,10 +46,15 @@ _syscall.argtypes = (
 )
 
 
+@functools.cache
+def _how(flags: int, resolve: int) -> _OpenHow:
+    return _OpenHow(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, resolve)
+
+
 def _open(directory: int, path: bytes, flags: int, resolve: int) -> int:
-    how = _OpenHow(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, resolve)
+    how = ctypes.byref(_how(flags, resolve))
     for _ in range(_ATTEMPTS):
-        fd: int = _syscall(_OPENAT2, directory, path, ctypes.byref(how), ctypes.sizeof(how))
+        fd: int = _syscall(_OPENAT2, directory, path, how, _HOW_BYTES)
         if fd >= 0:
             return fd
         number = ctypes.get_errno()
