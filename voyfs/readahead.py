@@ -54,7 +54,8 @@ class ReadAhead:
         self._under_way = 0  # fetches
         self._lane = lane
         self._kept = False  # the lane is being made ready, or is
-        self._ready = False
+        self._broken = trio.Event()  # set unless the lane is ready
+        self._broken.set()
         self._used = False
 
     def read(self, node: Node, extent: Extent) -> Extent:
@@ -87,7 +88,7 @@ class ReadAhead:
         taken = self._hydrator.claimed(node.ino)
         wanted = chunks_touched(extent.clip(presence.limit), presence.chunk)
         free = [index for index in presence.missing(wanted) if index not in taken]
-        lane = self._lane if self._ready else None
+        lane = None if self._broken.is_set() else self._lane
         most = (AHEAD_FETCH_BYTES if lane is None else BULK_JOB_BYTES) // presence.chunk
         while self._under_way < AHEAD_FETCHES and (len(free) >= most or (free and extent.stop >= presence.limit)):
             flight = self._hydrator.claim(node, free[:most], in_hand=lane is None)
@@ -122,7 +123,7 @@ class ReadAhead:
         progress.seed_bytes += outcome.seed_bytes
         progress.spared_bytes += outcome.spared_bytes
         if isinstance(outcome.error, SourceUnreachable):
-            self._ready = False  # until it is known to be ready again
+            self._broken.set()
         if outcome.error is not None:
             raise outcome.error
         self._store.content.filled((node, sorted(flight.chunks)))
@@ -130,11 +131,14 @@ class ReadAhead:
     async def _keep(self, lane: Lane) -> None:
         """Has the lane ready as long as it is used and works."""
         try:
-            self._ready = self._used = await lane.begin()
-            while self._used and self._ready:
-                self._used = False
-                await trio.sleep(LANE_SECONDS)
-            self._ready = False
+            if await lane.begin():
+                broken = self._broken = trio.Event()
+                self._used = True
+                while self._used and not broken.is_set():
+                    self._used = False
+                    with trio.move_on_after(LANE_SECONDS):
+                        await broken.wait()
+                broken.set()
             await lane.rest()
         finally:
             self._kept = False
