@@ -68,13 +68,25 @@ class Background:
         await trio.to_thread.run_sync(load)  # who waited for this is told meanwhile
         log.info("hydration ends", files=totals.files, bytes=totals.bytes, missing=totals.absent_bytes)
 
-    async def bring_working_set(self, seconds: float) -> None:
-        """Fetches what the source says that it uses, as much as it can in this time; names only as far as needed."""
+    async def bring_names(self, seconds: float) -> None:
+        """Populates as many directories as it can in this time."""
+        with trio.move_on_after(seconds):
+            try:
+                await self._hydrator.attach()
+                await self._walk()
+            except (VoyfsError, OSError) as error:
+                log.info("not all names are known", why=str(error))
+
+    async def bring_working_set(self, seconds: float, *, still: bool = False) -> None:
+        """Fetches what the source says that it uses, as much as it can in this time; names only as far as needed.
+
+        With `still` only what nobody can write into, or it could change without being of another version.
+        """
         asked = trio.Event()
         first = self.carrier.first
 
         async def ask() -> None:
-            await self._working_set.ask(walking=False)
+            await self._working_set.ask(walking=False, still=still)
             asked.set()
             self._hydrator.wake()
 

@@ -352,14 +352,17 @@ def share(
 def prefetch(
     mountpoint: Mountpoint,
     paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH...]", help="Files below the mount point.")] = None,
+    names: Annotated[bool, typer.Option("--names", help="The names and attributes of the whole tree.")] = False,
     working_set: Annotated[bool, typer.Option("--working-set", help="What the source holds in its memory.")] = False,
 ) -> None:
-    """Brings these files, or what the source uses, ahead of everything else."""
-    if not paths and not working_set:
-        raise typer.BadParameter("name files, or give --working-set", param_hint="PATH")
+    """Brings these files, all names, or what the source uses, ahead of everything else."""
+    if not paths and not names and not working_set:
+        raise typer.BadParameter("name files, or give --names or --working-set", param_hint="PATH")
     wanted = list(paths or ())
     seconds = WORKING_SET_SECONDS if working_set else 0.0
-    reply = control.ask(mounts.find(mountpoint).store, "prefetch", paths=wanted, working_set=seconds)
+    walk = WORKING_SET_SECONDS if names else 0.0
+    store = mounts.find(mountpoint).store
+    reply = control.ask(store, "prefetch", paths=wanted, names=walk, working_set=seconds)
     if wanted:
         print(f"{reply['brought']} of {len(wanted)} files are local")
     if working_set:
@@ -367,10 +370,18 @@ def prefetch(
 
 
 @app.command()
-def refresh(mountpoint: Mountpoint) -> None:
+def refresh(
+    mountpoint: Mountpoint,
+    again: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH...]", help="Files of the source that are open for writing: look at them anyhow."),
+    ] = None,
+) -> None:
     """Corrects a warm mount after its source has come to rest."""
-    changed = control.ask(mounts.find(mountpoint).store, "refresh")["changed"]
-    print(f"{changed} entries had changed on the source")
+    reply = control.ask(mounts.find(mountpoint).store, "refresh", again=list(again or ()))
+    print(f"{reply['changed']} entries had changed on the source, of {reply['looked_at']} that were looked at")
+    if reply["listed"]:
+        print(f"everything known here was looked at: {reply['listed']}")
 
 
 @app.command()

@@ -6,7 +6,8 @@ progress lines `{"ok": true, ...}`, then one with `"done": true`. A failure is
 `{"ok": false, "done": true, "error": ONE LINE, "kind": NAME}`, with the name of a class of
 `voyfs.core.errors`.
 
-Operations: status; prefetch {paths}; refresh; hydrate {wait}; bandwidth {rate}; verify; detach; upgrade.
+Operations: status; prefetch {paths, names, working_set}; refresh {again}; hydrate {wait}; bandwidth {rate}; verify;
+detach; upgrade.
 
 This is the caller's side, which every command loads: it stays light. The daemon's is `listener`.
 """

@@ -188,6 +188,8 @@ class Daemon:
                 forget,
                 make_way,
             )
+            if self._settings.warm and not self._store.hydrating:
+                await operator.warming.watch()
             nursery.start_soon(listener.serve, listener.listen(self._path), operator.handle)
             nursery.start_soon(self._checkpoints)
             nursery.start_soon(operator.sample)

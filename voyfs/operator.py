@@ -17,11 +17,12 @@ from voyfs.hydrator import Hydrator
 from voyfs.logs import get_logger
 from voyfs.ports import BlockSource
 from voyfs.prefetching import Prefetching
-from voyfs.refresh import Forget, refresh
+from voyfs.refresh import Forget
 from voyfs.store.store import Store
 from voyfs.supervisor import Settings
 from voyfs.verify import verify
 from voyfs.vfs import Vfs
+from voyfs.warming import Warming
 
 log = get_logger(__name__)
 
@@ -64,10 +65,10 @@ class Operator:
         self._source = source
         self._nursery = nursery
         self._checkpoint = checkpoint
-        self._forget = forget
         self._make_way = make_way
         self._before = store.records.totals.bytes - store.records.totals.absent_bytes  # local when this daemon began
         self._prefetching = Prefetching(store, vfs, hydrator)
+        self.warming = Warming(store, hydrator, background, source, forget)
         self._hydrating = False
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
 
@@ -78,14 +79,15 @@ class Operator:
                 yield {"done": True, "status": self.status()}
             case "prefetch":
                 brought = await self._prefetching.bring([os.fsencode(path) for path in request["paths"]])
-                if request.get("working_set") and not self._hydrating and not self._store.detached:
-                    await self._background.bring_working_set(float(request["working_set"]))
+                names, used = float(request.get("names", 0)), float(request.get("working_set", 0))
+                if (names or used) and not self._hydrating and not self._store.detached:
+                    await self.warming.bring(names, used)
                 yield {"done": True, "brought": brought, "status": self.status()}
             case "refresh":
                 if self._hydrating:
                     raise ControlError("refresh is for a warm mount; this one hydrates already")
-                changed = await refresh(self._store, self._hydrator, self._source, self._forget)
-                yield {"done": True, "changed": changed}
+                again = [os.fsencode(path) for path in request.get("again", ())]
+                yield {"done": True, **asdict(await self.warming.refresh(again))}
             case "hydrate":
                 self.hydrate()
                 while request.get("wait") and not (self._hydrator.progress.hydrated or self._store.detached):
@@ -139,6 +141,7 @@ class Operator:
             progress.ended = False
             progress.problems.clear()
             self._nursery.start_soon(self._background.run)
+            self._nursery.start_soon(self.warming.unwatch)
 
     async def _detach(self) -> None:
         if self._store.detached:
@@ -227,6 +230,7 @@ class Operator:
             "rate": rate,
             "eta_s": round(missing / rate, 1) if rate and populated else None,
             "paused": progress.paused,
+            "tracked": self.warming.tracked,
             "problems": problems[:SHOWN_PROBLEMS],
             "problem_count": len(problems),
         }

@@ -13,6 +13,7 @@ from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import SourceError
 from voyfs.core.extents import Extent
 from voyfs.core.offers import Offer
+from voyfs.core.touched import Touched
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,14 @@ class InUse:
     cached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What may be other than before: entries by their names, and files by their inode, whatever their names."""
+
+    touched: tuple[Touched, ...]
+    inodes: frozenset[int]
+
+
 class BlockSource(Protocol):
     """A read-only tree somewhere else.
 
@@ -135,11 +144,26 @@ class BlockSource(Protocol):
     def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:
         """Digests of everything at or below `path`, parents first. Raises as attach."""
 
-    def working_set(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
+    def working_set(self, path: bytes, *, still: bool = False) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
         """What of the tree at or below `path` is in use, most useful first.
 
-        A hint: it may be empty, and old by the time it comes; after a reconnect it starts again. An honest source
-        tells of WORKING_SET_FILES at most. Raises as attach; a source of an earlier version refuses.
+        With `still` only what nobody can write into when it is told: as long as it is of that version it stays as
+        it is. A hint: it may be empty, and old by the time it comes; after a reconnect it starts again. An honest
+        source tells of WORKING_SET_FILES at most. Raises as attach; a source of an earlier version refuses.
+        """
+
+    async def watch(self) -> bytes:
+        """Has the source keep what changes from now on; a mark to ask for it with.
+
+        What is not told of: stores through a shared writable mapping, until it is given up; and what a process writes
+        asynchronously (io_submit), until it closes the file. Raises SourceUnreadable where the source cannot
+        tell, SourceRefused where it is of an earlier version, and as attach.
+        """
+
+    async def changes(self, mark: bytes) -> Changed:
+        """What may have changed since `mark` was given, which is good for one answer.
+
+        Raises SourceUnreadable where that is not known (any more), and as attach.
         """
 
     async def release(self) -> None:

@@ -37,17 +37,19 @@ class WorkingSet:
         self._listed = 0
         self._place = b"", ROOT  # the directory of the last file: its path, and its inode
 
-    async def ask(self, *, walking: bool) -> None:
+    async def ask(self, *, walking: bool, still: bool = False) -> None:
         """Adds to `wanted` what the source says, as it says it.
 
-        While everything is populated by a walk (`walking`), also files that were only read lately.
+        While everything is populated by a walk (`walking`), also files that were only read lately. With `still` only
+        what nobody can write into.
         """
         progress = self._hydrator.progress
         progress.working_set_bytes = 0
+        self._place = b"", ROOT  # what was found before may have been made anew
         room = WORKING_SET_FILES
         try:
             await self._hydrator.attach()
-            async with self._source.working_set(b"") as files:
+            async with self._source.working_set(b"", still=still) as files:
                 async for file in files:
                     if not room or not (file.cached or walking):
                         break

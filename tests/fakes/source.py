@@ -16,11 +16,12 @@ import trio
 import xxhash
 
 from voyfs.core.entry import Entry, Version
-from voyfs.core.errors import SourceChanged, SourceError, SourceUnreachable
+from voyfs.core.errors import SourceChanged, SourceError, SourceUnreachable, SourceUnreadable
 from voyfs.core.extents import Extent
 from voyfs.core.limits import BULK_JOB_FILES, CHUNK, FETCH_BYTES, PIECE_BYTES, REQUEST_OFFERS, STAT_PATHS
 from voyfs.core.offers import Offer, digest_of, offered_parts
-from voyfs.ports import Attachment, BlockSource, Digested, InUse, Listing, Piece, Wanted
+from voyfs.core.touched import Touched
+from voyfs.ports import Attachment, BlockSource, Changed, Digested, InUse, Listing, Piece, Wanted
 from voyfs.rpc.wire import path_problem
 
 _Item = TypeVar("_Item")
@@ -94,6 +95,8 @@ class MemorySource:
         self.export_id = bytes(range(16))
         self.calls: Counter[str] = Counter()
         self.released = False
+        self.changed: dict[bytes, dict[bytes, set[bytes]]] | None = {}  # by mark; None: it cannot tell
+        self.written: set[bytes] = set()  # paths that somebody has open for writing
         self.cached: dict[bytes, tuple[Extent, ...]] = {}  # what "memory" holds of files, the last used last
 
     # Making and changing the tree
@@ -134,6 +137,7 @@ class MemorySource:
 
     def set_xattr(self, path: bytes, name: bytes, value: bytes) -> None:
         self.node(path).xattrs[name] = value
+        self._touch(path)
 
     def write(self, path: bytes, data: bytes) -> None:
         """Replaces a file's content: a new version of the same inode."""
@@ -141,10 +145,12 @@ class MemorySource:
         node.data.clear()
         self._fill(node, 0, data)
         node.time_ns = next(self._clock)
+        self._touch(path)
 
     def remove(self, path: bytes) -> None:
         parent, name = self._parent(path)
         parent.children.pop(name).nlink -= 1
+        self._touch(path)
 
     def node(self, path: bytes) -> Node:
         """Raises KeyError."""
@@ -165,7 +171,13 @@ class MemorySource:
         parent.children[name] = node
         if stat.S_ISDIR(node.mode):
             parent.nlink += 1
+        self._touch(path)
         return node
+
+    def _touch(self, path: bytes) -> None:
+        directory, _, name = path.rpartition(b"/")
+        for touched in (self.changed or {}).values():
+            touched.setdefault(directory, set()).add(name)
 
     def _fill(self, node: Node, offset: int, data: bytes) -> None:
         assert offset % _BLOCK == 0
@@ -241,10 +253,27 @@ class MemorySource:
         yield self._digest(path)
 
     @asynccontextmanager
-    async def working_set(self, path: bytes) -> AsyncIterator[AsyncIterator[InUse]]:
+    async def working_set(self, path: bytes, *, still: bool = False) -> AsyncIterator[AsyncIterator[InUse]]:
         _sound(path)
         await self._called("working_set")
-        yield self._working_set(path)
+        yield self._working_set(path, self.written if still else set())
+
+    async def watch(self) -> bytes:
+        await self._called("watch")
+        if self.changed is None:
+            raise SourceUnreadable("what changes there is not known")
+        mark = b"mark %d" % next(self._inodes)
+        self.changed[mark] = {}
+        return mark
+
+    async def changes(self, mark: bytes) -> Changed:
+        await self._called("changes")
+        touched = (self.changed or {}).pop(mark, None)
+        if touched is None:
+            raise SourceUnreadable("what changes there is not known")
+        return Changed(
+            tuple(Touched(path, tuple(sorted(names))) for path, names in sorted(touched.items())), frozenset()
+        )
 
     async def release(self) -> None:
         await self._called("release")
@@ -282,11 +311,11 @@ class MemorySource:
             pending.extend(_below(listing.path, entry.name) for entry in listing.entries if entry.is_directory)
             yield listing
 
-    async def _working_set(self, path: bytes) -> AsyncIterator[InUse]:
+    async def _working_set(self, path: bytes, without: set[bytes]) -> AsyncIterator[InUse]:
         for name, extents in reversed(self.cached.items()):
             await trio.lowlevel.checkpoint()
             node = self._found(name)
-            if node is not None and name.startswith(_below(path, b"")):
+            if node is not None and name not in without and name.startswith(_below(path, b"")):
                 yield InUse(name, node.version(), extents, cached=True)
 
     async def _digest(self, path: bytes) -> AsyncIterator[Digested]:
@@ -424,8 +453,16 @@ class FaultySource:
     def digest(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[Digested]]:
         return self._streamed("digest", self._source.digest(path))
 
-    def working_set(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
-        return self._streamed("working_set", self._source.working_set(path))
+    def working_set(self, path: bytes, *, still: bool = False) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
+        return self._streamed("working_set", self._source.working_set(path, still=still))
+
+    async def watch(self) -> bytes:
+        await self._pass("watch")
+        return await self._source.watch()
+
+    async def changes(self, mark: bytes) -> Changed:
+        await self._pass("changes")
+        return await self._source.changes(mark)
 
     async def release(self) -> None:
         await self._pass("release")

@@ -1,10 +1,11 @@
 """One suite for every `BlockSource`: the fake, the fake behind a fault wrapper, and gRPC."""
 
+import mmap
 import os
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import xxhash
 
 from tests.fakes.source import FaultySource, MemorySource
 from tests.rpc.support import entry_at, in_trio, joined, keep_cached, serving, whole
-from voyfs.core.errors import SourceChanged
+from voyfs.core.errors import SourceChanged, SourceUnreadable
 from voyfs.core.extents import Extent
 from voyfs.core.limits import BULK_JOB_FILES, CHUNK, FETCH_BYTES, REQUEST_OFFERS, STAT_PATHS
 from voyfs.core.offers import Offer, digest_of
@@ -39,6 +40,7 @@ class World(Protocol):
     def xattr(self, path: bytes, name: bytes, value: bytes) -> None: ...
     def remove(self, path: bytes) -> None: ...
     def use(self, path: bytes, extents: Sequence[Extent]) -> None: ...
+    def writing(self, path: bytes) -> AbstractContextManager[None]: ...
 
 
 class MemoryWorld:
@@ -84,6 +86,12 @@ class MemoryWorld:
         self.memory.cached.pop(path, None)
         if extents:
             self.memory.cached[path] = tuple(extents)
+
+    @contextmanager
+    def writing(self, path: bytes) -> Iterator[None]:
+        self.memory.written.add(path)
+        yield
+        self.memory.written.remove(path)
 
 
 class WrappedWorld(MemoryWorld):
@@ -139,6 +147,12 @@ class GrpcWorld:
         keep_cached(Path(os.fsdecode(self._at(path))), extents)
         self._used += 1_000_000_000  # further apart than the kernel's clock ticks
         os.utime(self._at(path), ns=(self._used, os.stat(self._at(path)).st_mtime_ns))
+
+    @contextmanager
+    def writing(self, path: bytes) -> Iterator[None]:
+        with open(self._at(path), "r+b") as file, mmap.mmap(file.fileno(), 0):
+            file.close()  # the mapping keeps it open
+            yield
 
 
 @pytest.fixture(params=["memory", "wrapped", "grpc"])
@@ -419,6 +433,37 @@ async def test_stat_tells_of_each_path_in_order(world: World, source: BlockSourc
     assert await source.stat([]) == []
     many = await source.stat([b"dir/file"] * STAT_PATHS)
     assert many == [file] * STAT_PATHS
+
+
+@conforms
+async def test_what_changes_after_a_mark_is_told_once(world: World, source: BlockSource) -> None:
+    world.directory(b"dir")
+    world.file(b"dir/before", b"1")
+    await source.attach()
+    mark = await source.watch()
+    assert await source.watch() != mark
+    world.file(b"dir/before", b"2")
+    world.file(b"new", b"3")
+    world.remove(b"new")
+    changed = await source.changes(mark)
+    assert {each.path: each.names for each in changed.touched} == {b"": (b"new",), b"dir": (b"before",)}
+    for unknown in (mark, b"none of the source's"):
+        with pytest.raises(SourceUnreadable):
+            await source.changes(unknown)
+
+
+@conforms
+async def test_what_somebody_may_write_into_is_left_out_if_asked(world: World, source: BlockSource) -> None:
+    for name in (b"still", b"written"):
+        world.file(name, b"12345")
+        world.use(name, [Extent(0, 5)])
+    with world.writing(b"written"):
+        async with source.working_set(b"", still=True) as used:
+            assert [file.path async for file in used] == [b"still"]
+        async with source.working_set(b"") as used:
+            assert sorted([file.path async for file in used]) == [b"still", b"written"]
+    async with source.working_set(b"", still=True) as used:
+        assert sorted([file.path async for file in used]) == [b"still", b"written"]
 
 
 @conforms

@@ -72,7 +72,7 @@ async def test_what_is_no_longer_so_is_passed_over(tmp_path: Path) -> None:
         """Tells of versions and files that are none."""
 
         @asynccontextmanager
-        async def working_set(self, path: bytes) -> AsyncIterator[AsyncIterator[InUse]]:
+        async def working_set(self, path: bytes, *, still: bool = False) -> AsyncIterator[AsyncIterator[InUse]]:
             async def told() -> AsyncIterator[InUse]:
                 version = self.node(b"here").version()
                 yield InUse(b"missing", version, PARTS, True)

@@ -29,13 +29,13 @@ from voyfs.core.limits import (
     STAT_PATHS,
 )
 from voyfs.core.offers import Offer
-from voyfs.ports import Attachment, Digested, InUse, Listing, Piece, Wanted
+from voyfs.ports import Attachment, Changed, Digested, InUse, Listing, Piece, Wanted
 from voyfs.rpc.address import Address, parse_address
 from voyfs.rpc.answers import pieces, stated
 from voyfs.rpc.assembly import DigestMismatch
 from voyfs.rpc.calls import CallFailed, Converter, StreamReader, unary
 from voyfs.rpc.channel import open_channel
-from voyfs.rpc.converters import DigestedBelow, Listed, UsedBelow, Walked
+from voyfs.rpc.converters import ChangedSince, DigestedBelow, Listed, UsedBelow, Walked
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.generated.voyfs_pb2_grpc import ExportStub
 from voyfs.rpc.loss import Patience, SourceLoss, lasting_error
@@ -154,8 +154,8 @@ class GrpcSource:
         request = pb.DigestRequest(path=_sound(path))
         return self._restarting(self._background.Digest, request, lambda: DigestedBelow(path))
 
-    def working_set(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
-        request = pb.WorkingSetRequest(path=_sound(path), export_id=self._export_id)
+    def working_set(self, path: bytes, *, still: bool = False) -> AbstractAsyncContextManager[AsyncIterator[InUse]]:
+        request = pb.WorkingSetRequest(path=_sound(path), export_id=self._export_id, still=still)
         return self._restarting(self._background.WorkingSet, request, lambda: UsedBelow(path), self._newer_failed)
 
     async def _newer_failed(self, failure: CallFailed, patience: Patience) -> None:
@@ -217,6 +217,30 @@ class GrpcSource:
             raise SourceMalformed("the source told of more or fewer entries than asked for")
         return list(map(stated, reply.stated, paths))
 
+    async def watch(self) -> bytes:
+        _, mark = await self._changes(b"")
+        if not mark:
+            raise SourceMalformed("the source gave no mark")
+        return mark
+
+    async def changes(self, mark: bytes) -> Changed:
+        if not mark:
+            raise ValueError("no mark")
+        changed, _ = await self._changes(mark)
+        return changed
+
+    async def _changes(self, mark: bytes) -> tuple[Changed, bytes]:
+        request = pb.ChangesRequest(mark=mark, export_id=self._export_id)
+
+        async def attempt(seconds: float) -> tuple[Changed, bytes]:
+            converter = ChangedSince()
+            with StreamReader(self._demand.Changes, request, converter, self._lists, seconds=seconds) as replies:
+                for changed in await replies.batch() or ():
+                    return changed, converter.mark
+            raise SourceMalformed("the source left what has changed unfinished")
+
+        return await self._persist(attempt, self._newer_failed)
+
     async def release(self) -> None:
         async def attempt(seconds: float) -> pb.ReleaseReply:
             return await unary(self._demand.Release, pb.ReleaseRequest(), seconds)
@@ -236,7 +260,11 @@ class GrpcSource:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _persist(self, attempt: Callable[[float], Awaitable[_Reply]]) -> _Reply:
+    async def _persist(
+        self,
+        attempt: Callable[[float], Awaitable[_Reply]],
+        failed: Callable[[CallFailed, Patience], Awaitable[None]] | None = None,
+    ) -> _Reply:
         """Tries until there is an answer, a lasting error, or no patience left."""
         patience = Patience(self._loss, _ATTEMPT_SECONDS)
         while True:
@@ -244,7 +272,7 @@ class GrpcSource:
             try:
                 reply = await attempt(patience.attempt_seconds())
             except CallFailed as failure:
-                await self._failed(failure, patience)
+                await (failed or self._failed)(failure, patience)
             except SourceError as error:
                 self._reachable = not isinstance(error, SourceRefused)
                 raise

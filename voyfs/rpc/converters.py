@@ -1,11 +1,13 @@
 """Makes what callers wait for of the messages of a stream, each held against what was asked for."""
 
-from voyfs.core.errors import SourceMalformed
-from voyfs.ports import Digested, InUse, Listing
+from voyfs.core.errors import SourceMalformed, SourceUnreadable
+from voyfs.core.limits import TOUCHED_NAMES
+from voyfs.core.touched import Touched
+from voyfs.ports import Changed, Digested, InUse, Listing
 from voyfs.rpc.answers import digested, require_below
 from voyfs.rpc.assembly import ListingAssembly
 from voyfs.rpc.generated import voyfs_pb2 as pb
-from voyfs.rpc.wire import BadRequest, failure_error, file_from_wire, shown
+from voyfs.rpc.wire import BadRequest, failure_error, file_from_wire, name_problem, path_problem, shown
 
 
 class Walked:
@@ -78,3 +80,30 @@ class UsedBelow:
 
     def end(self) -> None:
         pass
+
+
+class ChangedSince:
+    """Makes one Changed of all messages."""
+
+    def __init__(self) -> None:
+        self._touched: list[Touched] = []
+        self._inodes: set[int] = set()
+        self._names = 0
+        self.mark = b""
+
+    def convert(self, reply: pb.ChangesReply) -> list[Changed]:
+        if reply.unknown:
+            raise SourceUnreadable(f"what changes there is not known: {shown(reply.unknown.encode())}")
+        self.mark = reply.mark
+        self._names += sum(1 + len(each.names) for each in reply.touched) + len(reply.inodes)
+        if self._names > 2 * TOUCHED_NAMES:  # a directory's names may come in parts
+            raise SourceMalformed("the source told of more changes than it keeps")
+        for each in reply.touched:
+            if path_problem(each.path) is not None or any(map(name_problem, each.names)):
+                raise SourceMalformed("the source told of changes at impossible names")
+            self._touched.append(Touched(each.path, tuple(each.names)))
+        self._inodes.update(reply.inodes)
+        return [Changed(tuple(self._touched), frozenset(self._inodes))] if reply.last else []
+
+    def end(self) -> None:
+        pass  # who waits for the answer sees that there is none

@@ -4,10 +4,11 @@ The server's side only; `assembly` is the reader of these.
 """
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from voyfs.core.entry import Entry
 from voyfs.core.limits import PAGE_BYTES, PAGE_ENTRIES
+from voyfs.core.touched import Touched
 from voyfs.rpc.generated import voyfs_pb2 as pb
 from voyfs.rpc.reader import open_file
 from voyfs.rpc.tree import Tree, TreeError, Trouble
@@ -92,6 +93,25 @@ def digests(tree: Tree, path: bytes, alive: Callable[[], bool]) -> Iterator[pb.D
                     yield _digest(tree, below, entry, alive)
         except TreeError as error:
             yield pb.DigestReply(path=directory, failure=failure_to_wire(error))
+
+
+def changed_pages(touched: Iterable[Touched], inodes: Iterable[int]) -> Iterator[pb.ChangesReply]:
+    """What was touched, directory by directory, then `inodes`: fewer than fill a message."""
+    page = pb.ChangesReply()
+    size = 0
+    for each in touched:
+        wire = page.touched.add(path=each.path)
+        size += len(each.path)
+        for name in each.names:
+            if size > PAGE_BYTES:
+                yield page
+                page = pb.ChangesReply()
+                wire = page.touched.add(path=each.path)
+                size = len(each.path)
+            wire.names.append(name)
+            size += len(name) + 8
+    yield page
+    yield pb.ChangesReply(inodes=inodes, last=True)
 
 
 def _digest(tree: Tree, path: bytes, entry: Entry, alive: Callable[[], bool]) -> pb.DigestReply:

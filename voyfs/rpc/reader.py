@@ -16,6 +16,7 @@ import xxhash
 from voyfs.core.entry import Version
 from voyfs.core.extents import Extent
 from voyfs.core.limits import CHUNK, PIECE_BYTES
+from voyfs.rpc.lease import is_still
 from voyfs.rpc.pagecache import cached_extents
 from voyfs.rpc.tree import Tree, TreeError, Trouble, as_tree_errors, version_of
 
@@ -97,6 +98,11 @@ class SourceFile:
     def cached(self, most: int) -> list[Extent]:
         """What of it lies in the page cache, in whole chunks; at most `most` extents."""
         return cached_extents(self._fd, self.version.size, most)
+
+    @property
+    def still(self) -> bool:
+        """Nobody can write into it now: whatever does later makes it of another version first."""
+        return is_still(self._fd)
 
     def _seek(self, start: int, whence: int, end: int, otherwise: int) -> int:
         """Where data or a hole begins; `end` past the last, `otherwise` where unsupported."""

@@ -113,6 +113,7 @@ def _handlers(service: ExportService) -> grpc.GenericRpcHandler:
             "Stream": grpc.stream_stream_rpc_method_handler(streaming(each), _parser(pb.FetchRequest)),
             "Digest": stream(streaming(service.digest), _parser(pb.DigestRequest), out),
             "WorkingSet": stream(streaming(service.working_set), _parser(pb.WorkingSetRequest), out),
+            "Changes": stream(streaming(service.changes), _parser(pb.ChangesRequest), out),
             "Stat": unary(once(service.stat), _parser(pb.StatRequest), out),
             "Release": unary(once(service.release), _parser(pb.ReleaseRequest), out),
         },
@@ -131,9 +132,10 @@ class BlockServer:
         on_release: Callable[[], None] = lambda: None,
     ) -> None:
         """Binds the address. Raises ListenError, InsecureError."""
+        self._service = ExportService(tree, on_release)
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="export"),
-            handlers=[_handlers(ExportService(tree, on_release))],
+            handlers=[_handlers(self._service)],
             options=_OPTIONS,
             maximum_concurrent_rpcs=_RPCS,
         )
@@ -152,6 +154,7 @@ class BlockServer:
     def stop(self) -> None:
         """Lets running calls end for a moment, then cuts them. Returns when all have ended."""
         self._server.stop(_GRACE_SECONDS).wait()
+        self._service.close()
 
 
 def _bind_problem(address: Address) -> str:

@@ -23,9 +23,10 @@ from voyfs.core.limits import (
 )
 from voyfs.core.offers import digest_of, offered_parts
 from voyfs.rpc.generated import voyfs_pb2 as pb
-from voyfs.rpc.pages import digests, failure_to_wire, pages, walk
+from voyfs.rpc.pages import changed_pages, digests, failure_to_wire, pages, walk
 from voyfs.rpc.reader import Run, open_file
 from voyfs.rpc.reply import encode
+from voyfs.rpc.tracker import Tracker, Untold
 from voyfs.rpc.tree import Tree, TreeError, Trouble
 from voyfs.rpc.wire import (
     BadRequest,
@@ -56,8 +57,12 @@ class ExportService:
     def __init__(self, tree: Tree, on_release: Callable[[], None]) -> None:
         self._tree = tree
         self._on_release = on_release
+        self._tracker = Tracker(tree.root)
         self._streams = threading.BoundedSemaphore(STREAMS)
         self._lists = threading.BoundedSemaphore(LISTS)
+
+    def close(self) -> None:
+        self._tracker.close()
 
     def attach(self, _: pb.AttachRequest, context: grpc.ServicerContext) -> pb.AttachReply:
         try:
@@ -83,7 +88,7 @@ class ExportService:
             else:
                 yield from walk(self._tree, request.path, request.inode)
 
-    def _is_foreign(self, request: pb.ListRequest | pb.WalkRequest | pb.WorkingSetRequest) -> bool:
+    def _is_foreign(self, request: pb.ListRequest | pb.WalkRequest | pb.WorkingSetRequest | pb.ChangesRequest) -> bool:
         """Whether the client attached to another export, which was served at this address before."""
         return request.export_id not in (b"", self._tree.export_id)
 
@@ -96,7 +101,21 @@ class ExportService:
         _check_path(request.path)
         with _share(self._streams, context):
             if not self._is_foreign(request):
-                yield from working_set(self._tree, request.path, context.is_active)
+                yield from working_set(self._tree, request.path, context.is_active, still=request.still)
+
+    def changes(self, request: pb.ChangesRequest, context: grpc.ServicerContext) -> Iterator[pb.ChangesReply]:
+        with _share(self._lists, context):
+            try:
+                if self._is_foreign(request):
+                    raise Untold("another tree is exported at this address now")
+                if not request.mark:
+                    yield pb.ChangesReply(mark=self._tracker.begin(), last=True)
+                    return
+                touched, inodes = self._tracker.end(request.mark)
+            except Untold as error:
+                yield pb.ChangesReply(unknown=str(error), last=True)
+                return
+            yield from changed_pages(touched, inodes)
 
     def fetch(self, request: pb.FetchRequest, _: grpc.ServicerContext) -> bytes:
         (reply,) = self._replies(request, FETCH_BYTES)

@@ -99,6 +99,11 @@ class Tree:
     def close(self) -> None:
         os.close(self._root)
 
+    @property
+    def root(self) -> int:
+        """An O_PATH descriptor of the root, good until `close`."""
+        return self._root
+
     def _identity(self) -> bytes:
         """16 bytes: the same after a restart of the server or of the host."""
         digest = blake2b(digest_size=16, person=b"voyfs-export")

@@ -11,6 +11,7 @@ from voyfs.core.entry import Version
 from voyfs.core.extents import Extent
 from voyfs.core.limits import PAGE_BYTES, WORKING_SET_EXTENTS, WORKING_SET_FILE_EXTENTS, WORKING_SET_FILES
 from voyfs.rpc.generated import voyfs_pb2 as pb
+from voyfs.rpc.lease import is_still
 from voyfs.rpc.openat import reopened
 from voyfs.rpc.pagecache import cached_extents
 from voyfs.rpc.reader import open_file
@@ -44,9 +45,14 @@ class _Found(NamedTuple):
     handle: int  # an O_PATH descriptor, good until the next is asked for
 
 
-def working_set(tree: Tree, path: bytes, alive: Callable[[], bool]) -> Iterator[pb.WorkingSetReply]:
-    """Files below `path` with the ranges that are cached, the last used first; then those read lately, whole."""
-    look = _Look(tree)
+def working_set(
+    tree: Tree, path: bytes, alive: Callable[[], bool], *, still: bool = False
+) -> Iterator[pb.WorkingSetReply]:
+    """Files below `path` with the ranges that are cached, the last used first; then those read lately, whole.
+
+    With `still` those only that nobody can write into.
+    """
+    look = _Look(tree, still=still)
     last = heapq.nlargest(min(SOON_FILES, WORKING_SET_FILES), _found(tree, path, alive))
     soon = [file for file in look.again(last) if file.cached]
     yield from _replies(soon)
@@ -91,8 +97,9 @@ def _found(tree: Tree, path: bytes, alive: Callable[[], bool]) -> Iterator[_Foun
 class _Look:
     """Looks at files of a tree, as long as there is room for extents."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, *, still: bool) -> None:
         self._tree = tree
+        self._still = still
         self._room = WORKING_SET_EXTENTS
         self._now = time.time_ns()
 
@@ -102,6 +109,8 @@ class _Look:
             try:
                 with open_file(self._tree, path, None) as file:  # it may have been written to meanwhile
                     version, cached = file.version, file.cached(self._most)
+                    if self._still and not file.still:
+                        continue
             except TreeError:
                 continue
             yield from self._used(used, path, version, status.st_atime_ns, cached)
@@ -115,8 +124,11 @@ class _Look:
                 continue
             try:
                 cached = cached_extents(fd, status.st_size, self._most)
+                still = not self._still or is_still(fd)
             finally:
                 os.close(fd)
+            if not still:
+                continue
             yield from self._used(used, path, version_of(status), status.st_atime_ns, cached)
 
     @property

@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 
-from voyfs.core.entry import Entry
+from voyfs.core.entry import Entry, Version
 from voyfs.core.errors import SourceMalformed
 from voyfs.core.presence import Presence
 from voyfs.store.content import CAPABILITY
@@ -20,6 +20,8 @@ from voyfs.store.powers import Powers
 from voyfs.store.record import Record
 from voyfs.store.records import Records
 from voyfs.store.tree import ROOT, Node, Tree
+
+_NO_VERSION = Version(0, 0, 0, 0)  # no inode has this number
 
 # A new entry inherits these from its directory's default ACL.
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
@@ -193,6 +195,12 @@ class Placeholders:
             (self._names.rmdir if at.is_directory else self._names.unlink)(parent, at.name)
             at.lookups = known
             self._names.release(at)
+
+    def disown(self, node: Node) -> None:
+        """Whatever the source has, `node` is not it: it is to be discarded, under each of its names."""
+        assert node.record is not None
+        node.record.version = _NO_VERSION
+        self._records.save(node.record)
 
     def update(self, directory: Node, entry: Entry) -> None:
         """The attributes of the subdirectory (or the root) `directory` changed on the source."""

@@ -193,6 +193,10 @@ class Records:
         )
         return found[0] if found else None
 
+    def of_file(self, device: int, inode: int) -> list[Record]:
+        """Records of the regular file `inode` on the source's `device`, of whatever version."""
+        return self._select("device = ? AND inode = ? AND mode & 61440 = 32768", (signed(device), signed(inode)))
+
     def of_directory(self, source: bytes) -> Record | None:
         """The record of the directory whose path on the source is `source`."""
         found = self._select("source = ? AND mode & 61440 = 16384", (source,))

@@ -247,12 +247,14 @@ class StatReply(_message.Message):
     def __init__(self, stated: _Optional[_Iterable[_Union[Stated, _Mapping]]] = ...) -> None: ...
 
 class WorkingSetRequest(_message.Message):
-    __slots__ = ("path", "export_id")
+    __slots__ = ("path", "export_id", "still")
     PATH_FIELD_NUMBER: _ClassVar[int]
     EXPORT_ID_FIELD_NUMBER: _ClassVar[int]
+    STILL_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     export_id: bytes
-    def __init__(self, path: _Optional[bytes] = ..., export_id: _Optional[bytes] = ...) -> None: ...
+    still: bool
+    def __init__(self, path: _Optional[bytes] = ..., export_id: _Optional[bytes] = ..., still: _Optional[bool] = ...) -> None: ...
 
 class WorkingSetReply(_message.Message):
     __slots__ = ("files", "cached")
@@ -261,6 +263,36 @@ class WorkingSetReply(_message.Message):
     files: _containers.RepeatedCompositeFieldContainer[FileRanges]
     cached: bool
     def __init__(self, files: _Optional[_Iterable[_Union[FileRanges, _Mapping]]] = ..., cached: _Optional[bool] = ...) -> None: ...
+
+class ChangesRequest(_message.Message):
+    __slots__ = ("mark", "export_id")
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_ID_FIELD_NUMBER: _ClassVar[int]
+    mark: bytes
+    export_id: bytes
+    def __init__(self, mark: _Optional[bytes] = ..., export_id: _Optional[bytes] = ...) -> None: ...
+
+class Touched(_message.Message):
+    __slots__ = ("path", "names")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    names: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, path: _Optional[bytes] = ..., names: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ChangesReply(_message.Message):
+    __slots__ = ("mark", "touched", "inodes", "unknown", "last")
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    TOUCHED_FIELD_NUMBER: _ClassVar[int]
+    INODES_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    mark: bytes
+    touched: _containers.RepeatedCompositeFieldContainer[Touched]
+    inodes: _containers.RepeatedScalarFieldContainer[int]
+    unknown: str
+    last: bool
+    def __init__(self, mark: _Optional[bytes] = ..., touched: _Optional[_Iterable[_Union[Touched, _Mapping]]] = ..., inodes: _Optional[_Iterable[int]] = ..., unknown: _Optional[str] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ()

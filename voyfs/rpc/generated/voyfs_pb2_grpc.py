@@ -74,6 +74,11 @@ class ExportStub:
                 request_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetRequest.SerializeToString,
                 response_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetReply.FromString,
                 _registered_method=True)
+        self.Changes = channel.unary_stream(
+                '/voyfs.v1.Export/Changes',
+                request_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ChangesRequest.SerializeToString,
+                response_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ChangesReply.FromString,
+                _registered_method=True)
         self.Release = channel.unary_unary(
                 '/voyfs.v1.Export/Release',
                 request_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ReleaseRequest.SerializeToString,
@@ -142,6 +147,14 @@ class ExportServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Changes(self, request, context):
+        """Without a mark: keep what changes from now on, and give a mark to ask for it with. With one: what
+        may have changed since, to be asked for once. Whoever cannot tell says why; all is to be looked at then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Release(self, request, context):
         """The client has everything and will not come back.
         """
@@ -191,6 +204,11 @@ def add_ExportServicer_to_server(servicer, server):
                     servicer.WorkingSet,
                     request_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetRequest.FromString,
                     response_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetReply.SerializeToString,
+            ),
+            'Changes': grpc.unary_stream_rpc_method_handler(
+                    servicer.Changes,
+                    request_deserializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ChangesRequest.FromString,
+                    response_serializer=voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ChangesReply.SerializeToString,
             ),
             'Release': grpc.unary_unary_rpc_method_handler(
                     servicer.Release,
@@ -414,6 +432,33 @@ class Export:
             '/voyfs.v1.Export/WorkingSet',
             voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetRequest.SerializeToString,
             voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.WorkingSetReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Changes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/voyfs.v1.Export/Changes',
+            voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ChangesRequest.SerializeToString,
+            voyfs_dot_rpc_dot_generated_dot_voyfs__pb2.ChangesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,10 @@ class ExportStub:
     """What of a subtree the source's memory holds, most useful first, then what was read lately:
     a hint, bounded, and perhaps nothing.
     """
+    Changes: _grpc.UnaryStreamMultiCallable[_voyfs_pb2.ChangesRequest, _voyfs_pb2.ChangesReply]
+    """Without a mark: keep what changes from now on, and give a mark to ask for it with. With one: what
+    may have changed since, to be asked for once. Whoever cannot tell says why; all is to be looked at then.
+    """
     Release: _grpc.UnaryUnaryMultiCallable[_voyfs_pb2.ReleaseRequest, _voyfs_pb2.ReleaseReply]
     """The client has everything and will not come back."""
 
@@ -84,6 +88,10 @@ class ExportAsyncStub(ExportStub):
     WorkingSet: _aio.UnaryStreamMultiCallable[_voyfs_pb2.WorkingSetRequest, _voyfs_pb2.WorkingSetReply]  # type: ignore[assignment]
     """What of a subtree the source's memory holds, most useful first, then what was read lately:
     a hint, bounded, and perhaps nothing.
+    """
+    Changes: _aio.UnaryStreamMultiCallable[_voyfs_pb2.ChangesRequest, _voyfs_pb2.ChangesReply]  # type: ignore[assignment]
+    """Without a mark: keep what changes from now on, and give a mark to ask for it with. With one: what
+    may have changed since, to be asked for once. Whoever cannot tell says why; all is to be looked at then.
     """
     Release: _aio.UnaryUnaryMultiCallable[_voyfs_pb2.ReleaseRequest, _voyfs_pb2.ReleaseReply]  # type: ignore[assignment]
     """The client has everything and will not come back."""
@@ -155,6 +163,16 @@ class ExportServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_voyfs_pb2.WorkingSetReply], _abc.AsyncIterator[_voyfs_pb2.WorkingSetReply]]:
         """What of a subtree the source's memory holds, most useful first, then what was read lately:
         a hint, bounded, and perhaps nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def Changes(
+        self,
+        request: _voyfs_pb2.ChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_voyfs_pb2.ChangesReply], _abc.AsyncIterator[_voyfs_pb2.ChangesReply]]:
+        """Without a mark: keep what changes from now on, and give a mark to ask for it with. With one: what
+        may have changed since, to be asked for once. Whoever cannot tell says why; all is to be looked at then.
         """
 
     @_abc_1.abstractmethod
