@@ -129,6 +129,9 @@ def migrate(
             "container has left there before is one anyway.",
         ),
     ] = None,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Before the freeze, bring names and what is in use: for a minute at most.")
+    ] = False,
     failback_window: Annotated[
         str,
         typer.Option(
@@ -160,6 +163,7 @@ def migrate(
         "memory": str(memory),
         "compress": compress,
         "seeds": asking.seed_choices(seed),
+        "warm": warm,
         "failback_window": asking.duration(failback_window, "--failback-window"),
     }
     if group:

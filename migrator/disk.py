@@ -303,6 +303,11 @@ class VoyfsMount:
         asked = status["prefetch"]
         return _progress(status, asked, complete=asked["bytes"]["present"] == asked["bytes"]["total"])
 
+    def warm(self, seconds: float) -> None:
+        """See ports.Mounted."""
+        if control.ask(self._store, "status", limits.CALL_SECONDS)["status"]["tracked"]:
+            control.ask(self._store, "prefetch", limits.PREPARE_SECONDS, paths=[], names=seconds, working_set=seconds)
+
     def look_up(self, paths: Sequence[str]) -> None:
         """See ports.Mounted."""
         for path in paths:
@@ -322,9 +327,10 @@ class VoyfsMount:
                     finally:
                         os.close(file)
 
-    def refresh(self) -> int:
+    def refresh(self, live: Sequence[str]) -> int:
         """See ports.Mounted."""
-        return int(control.ask(self._store, "refresh", limits.FREEZE_SECONDS)["changed"])
+        again = [path.strip("/") for path in live]
+        return int(control.ask(self._store, "refresh", limits.FREEZE_SECONDS, again=again)["changed"])
 
     def set_times(self, times: Mapping[str, int]) -> None:
         """See ports.Mounted."""

@@ -274,7 +274,7 @@ class Driver:
 
     def _transfer(self, counter: Counter) -> None:
         """The target corrects its disk while the images are dumped and sent."""
-        refreshing = self._pool.submit(self._call, Phase.DUMP, self._peer.freeze)
+        refreshing = self._pool.submit(self._refresh)
         with self._recorder.step(Phase.DUMP, "dump and send") as step:
             assert self._dump is not None
             compress = self.task.options.compress
@@ -282,6 +282,11 @@ class Driver:
         counter.bytes = self._image_bytes = step.bytes
         refreshing.result()
         self._advance(Step.DUMPED, durable=False)
+
+    def _refresh(self) -> None:
+        assert self._container is not None
+        live = self._ports.runtime.live(self._container)  # beside the dump, which takes longer
+        self._call(Phase.DUMP, lambda migration: self._peer.freeze(migration, live))
 
     def _told(self, pieces: Iterator[ImagePiece], counter: Counter, phase: Phase) -> Iterator[ImagePiece]:
         assert self._container is not None

@@ -193,6 +193,9 @@ class Holder:
             move.mounted.look_up(order.look_up)
             fetched = frozenset(order.fetch)
             move.ends = [path for path in order.look_up if path not in fetched][: limits.ENDS]
+        if order.warm:
+            with steps.step("warm"):
+                move.mounted.warm(limits.WARM_SECONDS)
         move.network = order.network
         move.record.write(move.hold, network_mode=order.network)
         self._ports.hooks.run(Stage.BEFORE_FREEZE, _facts(move))
@@ -208,8 +211,8 @@ class Holder:
         except MigratorError:
             return None
 
-    def freeze(self, migration: str) -> Report:
-        """The source is frozen and cut: correct the disk, hold the frames."""
+    def freeze(self, migration: str, live: Sequence[str]) -> Report:
+        """The source is frozen and cut: correct the disk, hold the frames. LIVE: see Mounted.refresh."""
         steps = Steps(self._ports.clock)
         with self._at(migration, Hold.PREPARED) as move:
             if move.link is not None:
@@ -217,7 +220,7 @@ class Holder:
                     move.link.attract()
             assert move.mounted is not None
             with steps.step("refresh"):
-                move.mounted.refresh()
+                move.mounted.refresh(live)
             with steps.step("ends of files"):  # where a program goes on writing: its first write needs what is there
                 move.mounted.fetch_ends(move.ends)
         return steps.report()

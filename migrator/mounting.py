@@ -44,6 +44,10 @@ class Trees:
         """See ports.Mounted."""
         return _sum([tree.prefetched for tree in self._all], whole=True)
 
+    def warm(self, seconds: float) -> None:
+        """See ports.Mounted. All at once."""
+        self._each(lambda tree: tree.warm(seconds))
+
     def look_up(self, paths: Sequence[str]) -> None:
         """See ports.Mounted."""
         for tree, those in self._sorted(dict.fromkeys(paths, 0)):
@@ -54,9 +58,10 @@ class Trees:
         for tree, those in self._sorted(dict.fromkeys(paths, 0)):
             tree.fetch_ends(list(those))
 
-    def refresh(self) -> int:
+    def refresh(self, live: Sequence[str]) -> int:
         """See ports.Mounted. All at once: the container stands still meanwhile."""
-        return sum(self._each(lambda tree: tree.refresh()))
+        sorted_ = {id(tree): list(those) for tree, those in self._sorted(dict.fromkeys(live, 0))}
+        return sum(self._each(lambda tree: tree.refresh(sorted_.get(id(tree), []))))
 
     def set_times(self, times: Mapping[str, int]) -> None:
         """See ports.Mounted."""

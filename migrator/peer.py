@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -116,9 +116,10 @@ class GrpcPeer:
         reply = self._call(self._stub.HowFar, pb.Word(migration=migration), limits.CALL_SECONDS)
         return wire.progress_from_wire(reply.progress) if reply.HasField("progress") else None
 
-    def freeze(self, migration: str) -> Report:
+    def freeze(self, migration: str, live: Sequence[str]) -> Report:
         """See ports.Peer."""
-        return self._word(self._stub.Freeze, migration, limits.FREEZE_SECONDS)
+        request = pb.FreezeRequest(migration=migration, live=map(os.fsencode, live))
+        return wire.report_from_wire(self._call(self._stub.Freeze, request, limits.FREEZE_SECONDS))
 
     def send(self, migration: str, pieces: Iterator[ImagePiece], *, compress: bool = False) -> Report:
         """See ports.Peer. An exception of PIECES comes out as itself."""

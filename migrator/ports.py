@@ -100,6 +100,9 @@ class Runtime(Protocol):
         VOLUMES: what moves like the root, directories of this host by where they are mounted.
         """
 
+    def live(self, container: Container) -> list[str]:
+        """Quick. Files that it can write into at this moment, as paths in it."""
+
     def prepare_dump(
         self, container: Container, migration: str, serve_on: str = "", *, connections: bool = True
     ) -> Dump:
@@ -275,14 +278,23 @@ class Mounted(Protocol):
     def prefetched(self) -> Progress:
         """How far `prefetch` is, asked by another thread while it is under way."""
 
+    def warm(self, seconds: float) -> None:
+        """Bring all names, then what the source uses, for SECONDS each: if the source keeps what changes meanwhile.
+
+        Else nothing is brought, for `refresh` would have to look at all of it.
+        """
+
     def look_up(self, paths: Sequence[str]) -> None:
         """Make names and attributes known. Missing ones are ignored."""
 
     def fetch_ends(self, paths: Sequence[str]) -> None:
         """Quick. Make the last bytes of regular files local. Whatever is in the way is ignored."""
 
-    def refresh(self) -> int:
-        """Quick. Correct what has changed on the source since; number of changed entries."""
+    def refresh(self, live: Sequence[str]) -> int:
+        """Quick. Correct what has changed on the source since; number of changed entries.
+
+        LIVE: files that may have changed without a sign.
+        """
 
     def set_times(self, times: Mapping[str, int]) -> None:
         """Quick. Give directories these modification times (ns) where they have others."""
@@ -442,8 +454,8 @@ class Peer(Protocol):
     def how_far(self, migration: str) -> Progress | None:
         """How far what `prepare` fetches is, asked by another thread while it is under way; None: that is not known."""
 
-    def freeze(self, migration: str) -> Report:
-        """Quick. The source is frozen and cut: correct the disk, hold the frames."""
+    def freeze(self, migration: str, live: Sequence[str]) -> Report:
+        """Quick. The source is frozen and cut: correct the disk, hold the frames. LIVE: see Mounted.refresh."""
 
     def send(self, migration: str, pieces: Iterator[ImagePiece], *, compress: bool = False) -> Report:
         """Quick. Send images; with COMPRESS, fewer bytes and more work."""

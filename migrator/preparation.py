@@ -176,4 +176,5 @@ def order_for(task: Task, ports: SourcePorts, subject: Subject, exports: Sequenc
         network=task.options.network,
         seeds=tuple(task.options.seeds),
         memory_follows=mode is Memory.POST_COPY,
+        warm=task.options.warm,
     )

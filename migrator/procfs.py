@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from migrator import syscalls
 from migrator.core.processes import ONE_NAMESPACE, Descriptor, Process
 from migrator.core.volumes import Place
+from migrator.core.warm import is_written
 
 PROTOCOL = "system.sockprotoname"  # an extended attribute that every socket has (net/socket.c)
 
@@ -29,6 +30,29 @@ def read(path: str) -> str:
         return Path(path).read_text(errors="surrogateescape")
     except OSError:
         return ""
+
+
+def link(path: str) -> str:
+    """What a link points to; empty if it cannot be read."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def files(pids: Iterable[int]) -> tuple[list[str], list[str], list[str]]:
+    """Of these processes: their maps; link texts of what they have open; and of what they have open to write."""
+    maps, opened, written = [], [], []
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            maps.append(read(f"/proc/{pid}/maps"))
+            opened += [link(f"/proc/{pid}/{name}") for name in ("cwd", "root", "exe")]
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                path = link(f"/proc/{pid}/fd/{number}")
+                opened.append(path)
+                if path.startswith("/") and is_written(read(f"/proc/{pid}/fdinfo/{number}")):
+                    written.append(path)
+    return maps, opened, written
 
 
 def place(path: str) -> Place:

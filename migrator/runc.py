@@ -93,7 +93,7 @@ class OciRuntime:
             cgroup=str(freezer.directory),
             memory_bytes=private + shared,
             shared_bytes=shared,
-            pipes=tuple(number for number in range(3) if _link(f"/proc/{pid}/fd/{number}").startswith("pipe:")),
+            pipes=tuple(number for number in range(3) if procfs.link(f"/proc/{pid}/fd/{number}").startswith("pipe:")),
             root_is_directory=root.is_dir(),
             tmpfs_bytes=procfs.tmpfs(pid, [bind.destination for bind in bundle.bind_mounts(config, {})]),
         )
@@ -121,16 +121,9 @@ class OciRuntime:
 
     def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """From /proc of all its processes; large files are only looked up."""
-        maps, opened = [], []
-        for pid in Freezer(Path(container.cgroup)).pids():
-            try:
-                maps.append(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"))
-                opened += [_link(f"/proc/{pid}/{name}") for name in ("cwd", "root", "exe")]
-                opened += [_link(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
-            except OSError:
-                continue  # it ended meanwhile
+        maps, opened, written = procfs.files(Freezer(Path(container.cgroup)).pids())
         mounts = [place for place in bundle.mount_points(container.config) if place not in volumes]
-        fetch, look_up = warm.warm_paths(maps, opened, mounts)
+        fetch, look_up = warm.warm_paths(maps, opened, mounts, written)
         trees = [container.root, *volumes.values()]
 
         def size(path: str) -> int:
@@ -138,6 +131,11 @@ class OciRuntime:
             return _size(trees[number + 1] + inside)
 
         return [path for path in fetch if size(path) <= limits.WARM_FILE_BYTES], [*look_up, *volumes]
+
+    def live(self, container: Container) -> list[str]:
+        """See ports.Runtime."""
+        maps, _, written = procfs.files(Freezer(Path(container.cgroup)).pids())
+        return warm.live_paths(maps, written)
 
     def prepare_dump(
         self, container: Container, migration: str, serve_on: str = "", *, connections: bool = True
@@ -263,13 +261,6 @@ def _pipe_bytes() -> int:
         int(line.split()[1], 16) for line in Path("/proc/self/status").read_text().splitlines() if "CapEff" in line
     )
     return 1 << 31 if capabilities >> CAP_SYS_RESOURCE & 1 else allowed
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 def _size(path: str) -> int:

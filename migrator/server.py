@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -73,9 +74,9 @@ class Servicer(PeerServicer):
             progress = self._holder.how_far(request.migration)
             return pb.HowFarReply(progress=None if progress is None else wire.progress_to_wire(progress))
 
-    def Freeze(self, request: pb.Word, context: grpc.ServicerContext) -> pb.Report:
+    def Freeze(self, request: pb.FreezeRequest, context: grpc.ServicerContext) -> pb.Report:
         with _errors(context, request.migration):
-            return wire.report_to_wire(self._holder.freeze(request.migration))
+            return wire.report_to_wire(self._holder.freeze(request.migration, list(map(os.fsdecode, request.live))))
 
     def Send(self, request_iterator: Iterator[pb.ImagePiece], context: grpc.ServicerContext) -> pb.Report:
         first = next(request_iterator, None)

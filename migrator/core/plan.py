@@ -68,6 +68,7 @@ class Order:
     network: str = Mode.VETH  # a core.hook.Mode
     seeds: tuple[str, ...] = ()  # directories of the target that may have what the root has
     memory_follows: bool = False  # pages come after the restore
+    warm: bool = False  # bring names and the working set before the freeze
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Options:
     network: str = Mode.VETH  # how the network is treated: a core.hook.Mode
     compress: bool = False  # images on their way
     seeds: Sequence[str] = ()  # directories of the target that may have what the container's root has
+    warm: bool = False  # bring names and the working set while the container still runs
     failback_window: float = 0.0  # seconds from the commit on for which the source keeps its copy of the data
 
     def to_json(self) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 Pure: text of /proc files in, paths (as the container sees them) out. It must not read /proc itself.
 
-Files that are mapped shared and writable are left out: their content changes without their time changing until they
-are written back, so what was fetched early could be stale in a way that the refresh at the freeze cannot see.
+Files that can be written into, for somebody has them open for writing or mapped so, are left out: their content may
+change without a sign until they are closed, so what was fetched early could be stale in a way that the refresh at
+the freeze does not see. There all such files are looked at again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import O_ACCMODE, O_RDONLY
 from pathlib import PurePosixPath
 
 _DELETED = " (deleted)"
@@ -32,14 +34,31 @@ def mapped_files(maps: str) -> tuple[set[str], set[str]]:
     return quiet - live, live
 
 
-def warm_paths(maps: Iterable[str], opened: Iterable[str], mounts: Iterable[str]) -> tuple[list[str], list[str]]:
+def is_written(fdinfo: str) -> bool:
+    """Whether a descriptor is one to write with, by its /proc/PID/fdinfo."""
+    flags = next((line.split()[1] for line in fdinfo.splitlines() if line.startswith("flags:")), "0")
+    return int(flags, 8) & O_ACCMODE != O_RDONLY
+
+
+def live_paths(maps: Iterable[str], written: Iterable[str]) -> list[str]:
+    """Files that can be written into. WRITTEN: link texts of descriptors to write with."""
+    found = {path for path in written if _is_file(path)}
+    for text in maps:
+        found |= mapped_files(text)[1]
+    return sorted(found)
+
+
+def warm_paths(
+    maps: Iterable[str], opened: Iterable[str], mounts: Iterable[str], written: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
     """What to fetch whole, and what only to look up (name and attributes), before the freeze.
 
-    MAPS: the processes' maps. OPENED: link texts of their cwd, root, exe and descriptors. MOUNTS: the container's
-    mount points; what lies below one (tmpfs, proc) is not on the root.
+    MAPS: the processes' maps. OPENED: link texts of their cwd, root, exe and descriptors; WRITTEN: those of
+    descriptors to write with. MOUNTS: the container's mount points; what lies below one (tmpfs, proc) is not on the
+    root.
     """
     fetched: set[str] = set()
-    live: set[str] = set()
+    live = {path for path in written if _is_file(path)}
     for text in maps:
         quiet, shared = mapped_files(text)
         fetched |= quiet

@@ -24,6 +24,14 @@ class Word(_message.Message):
     migration: str
     def __init__(self, migration: _Optional[str] = ...) -> None: ...
 
+class FreezeRequest(_message.Message):
+    __slots__ = ("migration", "live")
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    migration: str
+    live: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, migration: _Optional[str] = ..., live: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class Done(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -172,7 +180,7 @@ class Filler(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports", "seeds", "memory_follows")
+    __slots__ = ("migration", "container", "config", "identity", "export", "fetch", "look_up", "files", "pipes", "image_bytes", "source_agent", "volumes", "network", "volume_exports", "seeds", "memory_follows", "warm")
     class FilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +204,7 @@ class PrepareRequest(_message.Message):
     VOLUME_EXPORTS_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    WARM_FIELD_NUMBER: _ClassVar[int]
     migration: str
     container: str
     config: bytes
@@ -212,7 +221,8 @@ class PrepareRequest(_message.Message):
     volume_exports: _containers.RepeatedScalarFieldContainer[str]
     seeds: _containers.RepeatedScalarFieldContainer[bytes]
     memory_follows: bool
-    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[bytes]] = ..., memory_follows: _Optional[bool] = ...) -> None: ...
+    warm: bool
+    def __init__(self, migration: _Optional[str] = ..., container: _Optional[str] = ..., config: _Optional[bytes] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., export: _Optional[str] = ..., fetch: _Optional[_Iterable[bytes]] = ..., look_up: _Optional[_Iterable[bytes]] = ..., files: _Optional[_Mapping[str, bytes]] = ..., pipes: _Optional[_Iterable[int]] = ..., image_bytes: _Optional[int] = ..., source_agent: _Optional[str] = ..., volumes: _Optional[_Iterable[bytes]] = ..., network: _Optional[str] = ..., volume_exports: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[bytes]] = ..., memory_follows: _Optional[bool] = ..., warm: _Optional[bool] = ...) -> None: ...
 
 class ImagePiece(_message.Message):
     __slots__ = ("migration", "name", "offset", "data", "last", "digest", "compressed")

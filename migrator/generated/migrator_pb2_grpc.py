@@ -56,7 +56,7 @@ class PeerStub:
                 _registered_method=True)
         self.Freeze = channel.unary_unary(
                 '/migrator.v1.Peer/Freeze',
-                request_serializer=migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
+                request_serializer=migrator_dot_generated_dot_migrator__pb2.FreezeRequest.SerializeToString,
                 response_deserializer=migrator_dot_generated_dot_migrator__pb2.Report.FromString,
                 _registered_method=True)
         self.Send = channel.stream_unary(
@@ -257,7 +257,7 @@ def add_PeerServicer_to_server(servicer, server):
             ),
             'Freeze': grpc.unary_unary_rpc_method_handler(
                     servicer.Freeze,
-                    request_deserializer=migrator_dot_generated_dot_migrator__pb2.Word.FromString,
+                    request_deserializer=migrator_dot_generated_dot_migrator__pb2.FreezeRequest.FromString,
                     response_serializer=migrator_dot_generated_dot_migrator__pb2.Report.SerializeToString,
             ),
             'Send': grpc.stream_unary_rpc_method_handler(
@@ -449,7 +449,7 @@ class Peer:
             request,
             target,
             '/migrator.v1.Peer/Freeze',
-            migrator_dot_generated_dot_migrator__pb2.Word.SerializeToString,
+            migrator_dot_generated_dot_migrator__pb2.FreezeRequest.SerializeToString,
             migrator_dot_generated_dot_migrator__pb2.Report.FromString,
             options,
             channel_credentials,

@@ -46,7 +46,7 @@ class PeerStub:
     """Build network, mount and bundle; fetch what restoring will need."""
     HowFar: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.HowFarReply]
     """How far is what Prepare fetches? Asked while that is under way."""
-    Freeze: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]
+    Freeze: _grpc.UnaryUnaryMultiCallable[_migrator_pb2.FreezeRequest, _migrator_pb2.Report]
     """The source is frozen and cut: correct the disk, hold the frames."""
     Send: _grpc.StreamUnaryMultiCallable[_migrator_pb2.ImagePiece, _migrator_pb2.Report]
     """Images, each file from its start to its last piece; several files may not be interleaved."""
@@ -84,7 +84,7 @@ class PeerAsyncStub(PeerStub):
     """Build network, mount and bundle; fetch what restoring will need."""
     HowFar: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.HowFarReply]  # type: ignore[assignment]
     """How far is what Prepare fetches? Asked while that is under way."""
-    Freeze: _aio.UnaryUnaryMultiCallable[_migrator_pb2.Word, _migrator_pb2.Report]  # type: ignore[assignment]
+    Freeze: _aio.UnaryUnaryMultiCallable[_migrator_pb2.FreezeRequest, _migrator_pb2.Report]  # type: ignore[assignment]
     """The source is frozen and cut: correct the disk, hold the frames."""
     Send: _aio.StreamUnaryMultiCallable[_migrator_pb2.ImagePiece, _migrator_pb2.Report]  # type: ignore[assignment]
     """Images, each file from its start to its last piece; several files may not be interleaved."""
@@ -147,7 +147,7 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Freeze(
         self,
-        request: _migrator_pb2.Word,
+        request: _migrator_pb2.FreezeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrator_pb2.Report, _abc.Awaitable[_migrator_pb2.Report]]:
         """The source is frozen and cut: correct the disk, hold the frames."""

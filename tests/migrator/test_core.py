@@ -141,6 +141,19 @@ def test_a_file_that_anyone_maps_shared_and_writable_is_not_fetched() -> None:
     assert "/data/shared map" in look_up
 
 
+def test_a_file_that_is_open_for_writing_is_not_fetched_but_looked_at_again() -> None:
+    written = ["/usr/share/cache", "/data/log", "/gone (deleted)", "socket:[1]"]
+    fetch, _ = warm.warm_paths([MAPS], [], [], written)
+    assert fetch == ["/usr/bin/redis-server", "/usr/lib/libc.so.6"]
+    assert warm.live_paths([MAPS, MAPS], written) == ["/data/log", "/data/shared map", "/usr/share/cache"]
+
+
+@pytest.mark.parametrize(("flags", "written"), [("0100000", False), ("02100001", True), ("0102002", True)])
+def test_which_descriptors_write(flags: str, written: bool) -> None:
+    assert warm.is_written(f"pos:\t0\nflags:\t{flags}\nmnt_id:\t29\n") == written
+    assert not warm.is_written("")
+
+
 @given(st.text())
 def test_odd_maps_do_not_break_it(text: str) -> None:
     warm.mapped_files(text)

@@ -59,7 +59,7 @@ def test_a_tree_moves(disk: VoyfsDisk, export: VoyfsExport, mounted: VoyfsMount,
     assert 0 < control.ask(tmp_path / "c/store", "status")["status"]["bytes"]["present"] < len(LARGE)
     (tree / "etc/motto").write_text("live and let live\n")
     (tree / "new").write_text("new\n")
-    assert mounted.refresh() >= 1
+    assert mounted.refresh(["/etc/motto", "/missing"]) >= 1
     assert (root / "etc/motto").read_text() == "live and let live\n"
     assert (root / "new").read_text() == "new\n"
     with pytest.raises(DiskFailed, match="detach"):

@@ -113,7 +113,7 @@ def test_effects_come_in_the_order_that_the_guarantees_need() -> None:
     before(world, "target: restore", "source: journal commit", "target: open", "target: release", "source: destroy")
     before(world, "source: destroy", "source: remove link", "target: hydrate", "target: verify", "target: detach")
     before(world, "source: cut", "target: attract", "target: refresh", "target: restore")
-    before(world, "target: prefetch", "source: pause")
+    before(world, "target: prefetch", "target: warm", "source: pause")
 
 
 def test_nothing_but_the_needed_happens_in_the_freeze() -> None:

@@ -318,6 +318,10 @@ class FakeRuntime:
     def warm(self, container: Container, volumes: Mapping[str, str]) -> tuple[list[str], list[str]]:
         return ["/bin/box"], ["/data"]
 
+    def live(self, container: Container) -> list[str]:
+        assert self.world.source == "paused", "more may follow"
+        return ["/data/log"]
+
     def prepare_dump(
         self, container: Container, migration: str, serve_on: str = "", *, connections: bool = True
     ) -> FakeDump:
@@ -456,6 +460,10 @@ class FakeMounted:
     def prefetched(self) -> Progress:
         return Progress(10, 40, 1, 4, 10, 5.0, 6.0, False)
 
+    def warm(self, seconds: float) -> None:
+        with self.world.act("target: warm", DiskFailed):
+            assert self.world.source == "running"
+
     def look_up(self, paths: Sequence[str]) -> None:
         with self.world.act("target: look up", DiskFailed):
             assert self.world.exported
@@ -463,7 +471,8 @@ class FakeMounted:
     def fetch_ends(self, paths: Sequence[str]) -> None:
         assert "target: refresh" in self.world.acts, "what they were before"
 
-    def refresh(self) -> int:
+    def refresh(self, live: Sequence[str]) -> int:
+        assert live == ["/data/log"]
         with self.world.act("target: refresh", DiskFailed):
             assert self.world.source == "paused", "refreshed too early"
         return 3
@@ -648,9 +657,9 @@ class FakePeer:
     def how_far(self, migration: str) -> Progress | None:
         return self.holder.how_far(migration)
 
-    def freeze(self, migration: str) -> Report:
+    def freeze(self, migration: str, live: Sequence[str]) -> Report:
         with self.world.act("link: freeze", PeerUnreachable):
-            return self.holder.freeze(migration)
+            return self.holder.freeze(migration, live)
 
     def send(self, migration: str, pieces: Iterator[ImagePiece], *, compress: bool = False) -> Report:
         with self.world.act("link: send", PeerUnreachable):
@@ -731,5 +740,5 @@ def make_driver(world: World, holder: Holder, name: str = "box", peer: FakePeer 
     """The source's side, over fakes, with a link to HOLDER, by a PEER of its own or an ordinary one."""
     journal = FakeJournal(world, "source")
     ports = make_ports(world)
-    task = Task(MIGRATION, name, Options(memory=world.memory), "10.0.0.1", "a:7777")
+    task = Task(MIGRATION, name, Options(memory=world.memory, warm=True), "10.0.0.1", "a:7777")
     return Driver(task, ports, peer or FakePeer(world, holder), lambda: journal.create(MIGRATION), world.events.append)
