@@ -1,7 +1,7 @@
 """How the programs log: one line an event on stderr, for people at a terminal, JSON elsewhere.
 
 Importing structlog takes a tenth of the time in which a mount is to answer, and a mount that goes
-well logs nothing until then: it is loaded by the first line that is logged.
+well logs nothing until then, unless it is a warm one: it is loaded by the first line that is logged.
 """
 
 import sys

@@ -42,7 +42,9 @@ class Warming:
             with trio.fail_after(WATCH_SECONDS):
                 self._mark = await self._source.watch()
         except (SourceError, trio.TooSlowError) as error:
-            log.info("all that is known here will be listed to refresh it", why=str(error))
+            log.info("the source does not keep what changes", why=str(error))
+        else:
+            log.info("the source keeps what changes")  # now, for the first line of a log costs time: not at the freeze
 
     async def unwatch(self) -> None:
         """There will be no refresh: the source need not keep what changes."""

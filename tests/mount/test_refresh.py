@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from tests.mount.conftest import MakePair
 from tests.rpc.support import keep_cached
 from tests.support.compare import snapshot
-from tests.support.programs import Pair, run
+from tests.support.programs import Pair, run, until
 from voyfs.core.extents import Extent
 
 SEED = 20261126
@@ -235,6 +236,12 @@ def test_hydrating_ends_the_watch(pair: MakePair) -> None:
     assert made.mount.status()["tracked"]
     made.mount.hydrate()
     assert not made.mount.status()["tracked"]
-    assert made.server.process is not None
-    descriptors = f"/proc/{made.server.process.pid}/fd"
-    assert not any("fanotify" in os.readlink(f"{descriptors}/{fd}") for fd in os.listdir(descriptors))
+    process = made.server.process
+    assert process is not None
+
+    def watches() -> bool:
+        with suppress(FileNotFoundError):  # closed meanwhile
+            return any("fanotify" in os.readlink(each) for each in Path(f"/proc/{process.pid}/fd").iterdir())
+        return True
+
+    until(lambda: not watches())

@@ -60,24 +60,22 @@ class Tracker:
 
     def end(self, mark: bytes) -> tuple[list[Touched], list[int]]:
         """What may have changed since `mark` was given: names by directory, and inodes. Raises Untold."""
-        try:
-            with self._lock:
-                known = self._askers.pop(mark, None) is not None
-                try:
-                    if not known or self._watch is None:
-                        raise Untold("the source was started again, or has been asked before")
-                    return self._watch.changes()
-                finally:
-                    self._expire()
-        finally:
-            self._join()
+        with self._lock:
+            known = self._askers.pop(mark, None) is not None
+            try:
+                if not known or self._watch is None:
+                    raise Untold("the source was started again, or has been asked before")
+                return self._watch.changes()
+            finally:
+                self._expire()
 
     def close(self) -> None:
         """Returns when nothing is watched any more."""
         with self._lock:
             self._askers.clear()
             self._stop()
-        self._join()
+        for thread in self._ending:  # which needs the lock to end
+            thread.join()
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -88,15 +86,8 @@ class Tracker:
     def _stop(self) -> None:
         if self._watch is not None:
             self._watch.stop()
-            self._ending.append(self._watch.thread)
+            self._ending = [thread for thread in (*self._ending, self._watch.thread) if thread.is_alive()]
             self._watch = None
-
-    def _join(self) -> None:
-        """Waits for what was stopped, without the lock, which it needs to end."""
-        with self._lock:
-            ending, self._ending = self._ending, []
-        for thread in ending:
-            thread.join()
 
 
 class _Watch:
