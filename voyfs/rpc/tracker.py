@@ -178,7 +178,7 @@ class _Watch:
                 self._note(event, top)
         except OSError as error:
             self.lost = f"a change cannot be followed: {error.strerror}"
-        if self._changes.full:
+        if self._changes.full and not self.lost:
             self.lost = "too much has changed"
         if self.lost:
             self._changes = Changes()
