@@ -102,7 +102,7 @@ def redis(disk_mib: int) -> Sample:
         with stage.count() as client:
             client.wait_replies(REPLIES)
             working_set = cached(stage.a.path_of(stage.container.rootfs))
-            *_, last = stage.migrate("--no-verify")  # which reads all of the source's disk
+            *_, last = stage.migrate("--warm", "--no-verify")  # which reads all of the source's disk
             client.wait_replies(REPLIES)
             seen = client.stop()
         if not seen.unbroken:
@@ -121,7 +121,7 @@ def database(scale: int) -> Sample:
             time.sleep(WARM_SECONDS)
             working_set = cached(stage.a.path_of(stage.container.rootfs))
             begun = resumed = time.time()
-            for last in stage.migrate("--no-verify"):
+            for last in stage.migrate("--warm", "--no-verify"):
                 if last["event"] == "opened":
                     resumed = time.time()
             done = max(time.time(), resumed + SECONDS)

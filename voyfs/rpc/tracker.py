@@ -13,6 +13,8 @@ import select
 import stat
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from voyfs.core.touched import Changes, Event, Touched
 from voyfs.rpc import fanotify
@@ -204,18 +206,10 @@ class _Watch:
 
     def _path(self, handle: bytes, top: bytes) -> bytes | None:
         """Where the directory is below the root, itself at `top`; None if it is not, or no more. Raises OSError."""
-        try:
-            descriptor = fanotify.open_handle(self._root, handle)
-        except OSError as error:
-            if error.errno == errno.ESTALE:
-                return None
-            raise
-        try:
-            if os.fstat(descriptor).st_nlink == 0:
+        with self._opened(handle) as descriptor:
+            if descriptor is None or os.fstat(descriptor).st_nlink == 0:
                 return None
             place = _place(descriptor)
-        finally:
-            os.close(descriptor)
         if place == top:
             return b""
         above = top.rstrip(b"/") + b"/"
@@ -223,14 +217,21 @@ class _Watch:
 
     def _status(self, handle: bytes) -> os.stat_result | None:
         """None if it is no more. Raises OSError."""
+        with self._opened(handle) as descriptor:
+            return None if descriptor is None else os.fstat(descriptor)
+
+    @contextmanager
+    def _opened(self, handle: bytes) -> Iterator[int | None]:
+        """A descriptor of what has this handle; None if it is no more. Raises OSError."""
         try:
             descriptor = fanotify.open_handle(self._root, handle)
         except OSError as error:
-            if error.errno == errno.ESTALE:
-                return None
-            raise
+            if error.errno != errno.ESTALE:
+                raise
+            yield None
+            return
         try:
-            return os.fstat(descriptor)
+            yield descriptor
         finally:
             os.close(descriptor)
 
