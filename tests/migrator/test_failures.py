@@ -124,14 +124,14 @@ class Gate:
 
 
 def test_the_source_agent_is_killed_while_the_container_is_frozen(agents: Scene) -> None:
-    gate = Gate(agents.a.host)
-    start(agents, source=("--runtime", wrapper(agents.a.host, "runc", "checkpoint", WAIT_AT_GATE)))
+    gate = Gate(agents.b.host)
+    start(agents, target=("--runtime", wrapper(agents.b.host, "runc", "restore", WAIT_AT_GATE)))
     with agents.a.migrating("redis", agents.b) as told:
         migration = until(told, event="started")["migration"]
         gate.wait()
         assert agents.container.status == "paused"
         agents.a.kill()
-    gate.open()  # the dump ends by itself, and nobody takes it
+    gate.open()  # the restore ends by itself, and nobody takes it
     agents.a.start()
     assert "restarted" in agents.a.end_of(migration)["error"]
     agents.check_nothing_happened()
@@ -216,9 +216,9 @@ def test_a_dump_that_is_given_up_has_ended_before_the_container_goes_on(agents: 
 
 
 def test_it_is_aborted_while_the_container_is_frozen(agents: Scene) -> None:
-    """The dump stands at the gate all the while: the container does not wait for it."""
-    gate = Gate(agents.a.host)
-    start(agents, source=("--runtime", wrapper(agents.a.host, "runc", "checkpoint", WAIT_AT_GATE)))
+    """The restore stands at the gate all the while: the container does not wait for it."""
+    gate = Gate(agents.b.host)
+    start(agents, target=("--runtime", wrapper(agents.b.host, "runc", "restore", WAIT_AT_GATE)))
     with agents.a.migrating("redis", agents.b) as told:
         migration = until(told, event="started")["migration"]
         gate.wait()
@@ -232,8 +232,8 @@ def test_it_is_aborted_while_the_container_is_frozen(agents: Scene) -> None:
 
 
 def test_the_agent_is_stopped_while_the_container_is_frozen(agents: Scene) -> None:
-    gate = Gate(agents.a.host)
-    start(agents, source=("--runtime", wrapper(agents.a.host, "runc", "checkpoint", WAIT_AT_GATE)))
+    gate = Gate(agents.b.host)
+    start(agents, target=("--runtime", wrapper(agents.b.host, "runc", "restore", WAIT_AT_GATE)))
     with agents.a.migrating("redis", agents.b) as told:
         until(told, event="started")
         gate.wait()
