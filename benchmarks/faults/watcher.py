@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.lab.hosts import Host
+from migrator.core import limits
 
 TICKS: Final = "srv/ticks"  # below the container's root
 LOOK_SECONDS: Final = 0.002
@@ -132,8 +133,11 @@ class Watcher:
         both = [source for source, target in looks if source.acting and target.acting]
         if both:
             yield f"two copies acted at once, in {len(both)} of {len(looks)} looks"
-        stands = next((number for number, (source, _) in enumerate(looks) if not source.acting), len(looks))
-        after = looks[stands:]
+        stands = next((source.at for source, _ in looks if not source.acting), looks[-1][0].at)
+        # It may go on at once, for a moment, to accept connections that wait; no copy of it is anywhere so soon.
+        settled = stands + 2 * limits.DRAIN_SECONDS
+        rests = next((number for number, (look, _) in enumerate(looks) if not look.acting and look.at >= settled), None)
+        after = [] if rests is None else looks[rests:]
         if after:
             frozen_at = after[0][0].ticks
             grew = [max(pair[side].ticks for pair in after) - frozen_at for side in (0, 1)]

@@ -39,7 +39,7 @@ def test_one_copy_answers_again_and_nothing_is_left(scene: Scene, injury: str, p
 def seen(*pairs: tuple[tuple[bool, int], tuple[bool, int]]) -> list[str]:
     """What a watcher says of these looks: acting, and bytes of ticks, of either side."""
     watcher = Watcher(None, None)  # type: ignore[arg-type]
-    watcher.looks = [(Look(0, *source), Look(0, *target)) for source, target in pairs]
+    watcher.looks = [(Look(at, *source), Look(at, *target)) for at, (source, target) in enumerate(pairs)]
     return list(watcher.problems())
 
 
@@ -48,5 +48,7 @@ def test_the_watcher_sees_what_must_not_be() -> None:
     assert seen((runs, (False, -1)), (stands, (False, 20)), ((False, 20), (True, 30))) == []
     assert seen((runs, (False, -1)), (stands, (False, 20)), ((True, 30), (False, -1))) == []
     assert "acted at once" in seen((runs, (True, 10)))[0]
-    assert "both copies wrote" in seen((stands, (False, 30)), ((True, 40), (False, -1)))[0]
+    assert "both copies wrote" in seen((stands, (False, -1)), (stands, (False, 30)), ((True, 40), (False, -1)))[0]
+    drained = (stands, (False, -1)), ((True, 20), (False, -1)), ((False, 30), (False, 30)), ((True, 40), (False, -1))
+    assert seen(*drained) == [], "it was let go for a moment right after it stood still"
     assert seen() == ["nobody looked"]
