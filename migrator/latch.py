@@ -3,8 +3,7 @@
 CRIU calls a program at each of its stages. At the last before it lets the tasks go it finds a latch here: the program
 says who they are and waits, their group is frozen, and CRIU goes on to let tasks go that cannot. A runtime may have
 put CRIU, and so the program, or a helper of its own, into the same group: those leave it first, or all would wait for
-each other. Leaving takes the kernel some 10 ms, so it begins as soon as there is a first task, beside the restore.
-It must not know of runtimes or migrations.
+each other. It must not know of runtimes or migrations.
 """
 
 from __future__ import annotations
@@ -22,13 +21,10 @@ from migrator.tools import wait_or_kill
 
 CONFIG: Final = "criu.conf"
 _LOOK_SECONDS: Final = 0.02
-_BEGUN, _RESTORED = "begun", "restored"
-_SCRIPT: Final = f"""\
+_SCRIPT: Final = """\
 #!/bin/sh
-case $CRTOOLS_SCRIPT_ACTION in
-setup-namespaces) echo "{_BEGUN} $CRTOOLS_INIT_PID" >'{{directory}}/stages' ;;
-pre-resume) echo "{_RESTORED} $CRTOOLS_INIT_PID" >'{{directory}}/stages' && read go <'{{directory}}/go' ;;
-esac
+[ "$CRTOOLS_SCRIPT_ACTION" = pre-resume ] || exit 0
+echo "$CRTOOLS_INIT_PID" >'{directory}/restored' && read go <'{directory}/go'
 """
 
 
@@ -44,7 +40,7 @@ class Latch:
         script.chmod(0o755)
         self.config.write_text(f"{options}action-script {script}\n")
         self._init = 0
-        self._stages, self._go = (self._pipe(name) for name in ("stages", "go"))
+        self._restored, self._go = (self._pipe(name) for name in ("restored", "go"))
 
     def _pipe(self, name: str) -> int:
         """Open at both ends, so that neither side waits for the other to open it."""
@@ -57,7 +53,7 @@ class Latch:
 
     def __exit__(self, *_: object) -> None:
         """Close the pipes: a program that still waits finds nobody, and fails."""
-        for descriptor in (self._stages, self._go):
+        for descriptor in (self._restored, self._go):
             os.close(descriptor)
 
     def freeze(self, process: subprocess.Popen[bytes], seconds: float) -> Freezer | None:
@@ -65,28 +61,23 @@ class Latch:
 
         On return the order to freeze is given; tasks stand still from then on, though they may not be seen to yet.
         """
-        deadline = time.monotonic() + seconds
         ended = os.pidfd_open(process.pid)
         try:
-            while self._stages in select.select([self._stages, ended], [], [], max(deadline - time.monotonic(), 0))[0]:
-                for line in os.read(self._stages, 256).splitlines():
-                    stage, freezer = self._group(line)
-                    freezer.exempt_all_but(self._init)
-                    if stage == _RESTORED:
-                        freezer.order()
-                        os.write(self._go, b"\n")
-                        return freezer
+            ready = select.select([self._restored, ended], [], [], seconds)[0]
         finally:
             os.close(ended)
-        return None
-
-    def _group(self, line: bytes) -> tuple[str, Freezer]:
+        if self._restored not in ready:
+            return None
+        text = os.read(self._restored, 64)
         try:
-            stage, pid = line.decode().split()
-            self._init = int(pid)
+            self._init = int(text)
         except ValueError:
-            raise RuntimeFailed(f"CRIU tells no process that it has restored: {line!r}") from None
-        return stage, Freezer.of(self._init)
+            raise RuntimeFailed(f"CRIU tells no process that it has restored: {text!r}") from None
+        freezer = Freezer.of(self._init)
+        freezer.exempt_all_but(self._init)
+        freezer.order()
+        os.write(self._go, b"\n")
+        return freezer
 
     def wait(self, process: subprocess.Popen[bytes], freezer: Freezer | None, seconds: float) -> int:
         """The status of PROCESS when it ends, killed if it does not in SECONDS; FREEZER: what `freeze` gave.
