@@ -12,7 +12,7 @@ from voyfs.operator import Operator
 
 def test_hydration_that_could_not_begin_begins_when_asked_again() -> None:
     """A full disk does not take even that it has begun."""
-    begun: list[str] = []
+    begun: list[Any] = []
     full = True
 
     def begin() -> None:
@@ -23,8 +23,8 @@ def test_hydration_that_could_not_begin_begins_when_asked_again() -> None:
     totals = SimpleNamespace(bytes=0, absent_bytes=0)
     store: Any = SimpleNamespace(records=SimpleNamespace(totals=totals), detached=False, begin_hydration=begin)
     hydrator: Any = SimpleNamespace(progress=Progress())
-    background: Any = SimpleNamespace(run=None)
-    nursery: Any = SimpleNamespace(start_soon=lambda _: begun.append("started"))
+    background: Any = SimpleNamespace(run="the background")
+    nursery: Any = SimpleNamespace(start_soon=begun.append)
     others: Any = None
     operator = Operator(others, store, others, hydrator, background, others, nursery, others, others, others)
 
@@ -34,4 +34,4 @@ def test_hydration_that_could_not_begin_begins_when_asked_again() -> None:
     full = False
     operator.hydrate()
     operator.hydrate()
-    assert begun == ["written down", "started"]
+    assert begun == ["written down", "the background", operator.warming.unwatch]
