@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from migrator.core.errors import RuntimeFailed
+from migrator.tools import first_of, named_pipe
 
 _CALLER: Final = "waiting"  # pipes: who stands at the door says so in the first; the second can be read once it is open
 _OPEN: Final = "open"
@@ -40,18 +41,14 @@ class Door:
         stand_in.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         stand_in.chmod(0o755)
         self.environment = {"PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}"}
-        self._caller, self._open = (_pipe(directory / name) for name in (_CALLER, _OPEN))
+        self._caller, self._open = (named_pipe(directory / name) for name in (_CALLER, _OPEN))
 
     def wait(self, process: subprocess.Popen[bytes], seconds: float) -> bool:
         """Whether somebody waits at it, before PROCESS, who is to, ends. Raises RuntimeFailed after SECONDS."""
-        ended = os.pidfd_open(process.pid)
-        try:
-            ready = select.select([self._caller, ended], [], [], seconds)[0]
-        finally:
-            os.close(ended)
-        if not ready:
+        came = first_of(self._caller, process, seconds)
+        if came is None:
             raise RuntimeFailed("the runtime does not come to CRIU")
-        return self._caller in ready
+        return came
 
     def open(self) -> None:
         """Who waits goes on, and whoever comes later does not wait."""
@@ -61,12 +58,6 @@ class Door:
         """The end of it."""
         for descriptor in (self._caller, self._open):
             os.close(descriptor)
-
-
-def _pipe(path: Path) -> int:
-    """Open at both ends, so that neither side waits for the other to open it."""
-    os.mkfifo(path)
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def only_asks(words: Sequence[str]) -> bool:

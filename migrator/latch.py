@@ -17,7 +17,7 @@ from typing import Final
 
 from migrator.core.errors import RuntimeFailed
 from migrator.freezer import Freezer
-from migrator.tools import wait_or_kill
+from migrator.tools import first_of, named_pipe, wait_or_kill
 
 CONFIG: Final = "criu.conf"
 _LOOK_SECONDS: Final = 0.02
@@ -33,19 +33,13 @@ class Latch:
 
     def __init__(self, directory: Path, options: str) -> None:
         """Its files go into DIRECTORY, among them a configuration of CRIU with OPTIONS besides."""
-        self._directory = directory
         self.config = directory / CONFIG
         script = directory / "latch"
         script.write_text(_SCRIPT.format(directory=directory))
         script.chmod(0o755)
         self.config.write_text(f"{options}action-script {script}\n")
         self._init = 0
-        self._restored, self._go = (self._pipe(name) for name in ("restored", "go"))
-
-    def _pipe(self, name: str) -> int:
-        """Open at both ends, so that neither side waits for the other to open it."""
-        os.mkfifo(self._directory / name)
-        return os.open(self._directory / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._restored, self._go = (named_pipe(directory / name) for name in ("restored", "go"))
 
     def __enter__(self) -> Latch:
         """Nothing to do."""
@@ -61,12 +55,7 @@ class Latch:
 
         On return the order to freeze is given; tasks stand still from then on, though they may not be seen to yet.
         """
-        ended = os.pidfd_open(process.pid)
-        try:
-            ready = select.select([self._restored, ended], [], [], seconds)[0]
-        finally:
-            os.close(ended)
-        if self._restored not in ready:
+        if not first_of(self._restored, process, seconds):
             return None
         text = os.read(self._restored, 64)
         try:

@@ -9,6 +9,7 @@ import os
 import select
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from migrator.core import limits
@@ -76,6 +77,22 @@ class Tool:
             )
         except OSError as error:
             raise RuntimeFailed(f"cannot start {argv[0]}: {error.strerror}") from error
+
+
+def named_pipe(path: Path) -> int:
+    """A new one, open at both ends, so that neither side waits for the other to open it."""
+    os.mkfifo(path)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def first_of(descriptor: int, process: subprocess.Popen[bytes], seconds: float) -> bool | None:
+    """Whether DESCRIPTOR can be read before PROCESS has ended; None if neither comes in SECONDS."""
+    ended = os.pidfd_open(process.pid)
+    try:
+        ready = select.select([descriptor, ended], [], [], seconds)[0]
+    finally:
+        os.close(ended)
+    return descriptor in ready if ready else None
 
 
 def wait_or_kill(process: subprocess.Popen[Any], seconds: float) -> int:
