@@ -103,9 +103,19 @@ class RuntimeDump:
 
     def pause(self) -> None:
         """See ports.Dump. Whether all were accepted is only certain while nobody runs."""
-        deadline = time.monotonic() + limits.DRAIN_SECONDS
+        began = time.monotonic()
         self._freezer.freeze(limits.PAUSE_SECONDS)
-        while self._listening.unaccepted() and time.monotonic() < deadline:
+        while True:
+            waited = time.monotonic() - began
+            if self._freezer.starting:
+                if waited > limits.START_SECONDS:
+                    self._freezer.thaw()
+                    raise RuntimeFailed(
+                        f"a task of container {self._container.name} always waits for a program that it starts (vfork)",
+                        remedy="CRIU cannot dump that: try again when it starts fewer programs",
+                    )
+            elif waited > limits.DRAIN_SECONDS or not self._listening.unaccepted():
+                return
             self._freezer.thaw()
             time.sleep(limits.DRAIN_LOOK_SECONDS)
             self._freezer.freeze(limits.PAUSE_SECONDS)

@@ -11,8 +11,13 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from migrator.core.errors import RuntimeFailed
+
+_AGAIN_SECONDS: Final = 0.05
+# Where the kernel lets who starts a program by vfork(2) wait; the last two before 5.10.
+_VFORK: Final = ("kernel_clone", "_do_fork", "wait_for_vfork_done")
 
 
 class Freezer:
@@ -59,8 +64,15 @@ class Freezer:
         """All tasks stand still on return; if they do not within SECONDS, they go on and it raises RuntimeFailed."""
         deadline = time.monotonic() + seconds
         self.order()
+        again = time.monotonic() + _AGAIN_SECONDS
         pause = 0.0
         while not self.frozen:
+            if self._v1 and time.monotonic() > again:
+                # A task that was told to freeze while it began to wait for a program that it starts (vfork) goes on
+                # waiting, and v1 tells nobody twice.
+                self.thaw()
+                self.order()
+                again = time.monotonic() + _AGAIN_SECONDS
             if time.monotonic() > deadline:
                 self.thaw()
                 raise RuntimeFailed(
@@ -70,6 +82,12 @@ class Freezer:
             # The kernel has no event for this in v1; tasks mostly stand still by the second look.
             select.select([], [], [], pause)
             pause = min(pause + 0.0002, 0.005)
+
+    @property
+    def starting(self) -> bool:
+        """Whether a frozen task waits for a program that it starts (vfork): ptrace cannot stop it meanwhile."""
+        tasks = (task for pid in self.pids() for task in Path(f"/proc/{pid}/task").glob("*"))
+        return any(_read(task / "wchan") in _VFORK for task in tasks)
 
     def exempt_all_but(self, init: int) -> None:
         """Move all that is neither INIT nor below it to our own group: one above may be the container's too."""

@@ -22,6 +22,7 @@ from migrator.core import limits
 
 TICKS: Final = "srv/ticks"  # below the container's root
 LOOK_SECONDS: Final = 0.002
+_EXITING: Final = 0x4  # PF_EXITING of linux/sched.h, in a task's flags: set when SIGKILL is no longer pending
 
 # Ticks without a program being started, so that every dump meets the same processes.
 WITNESS: Final = (
@@ -46,11 +47,12 @@ class Side:
         """ROOTS: where its files may be, seen from outside and past any FUSE mount."""
         freezer = host.path_of("/sys/fs/cgroup/freezer")  # v1 owns it where both versions are
         self._group = (freezer if freezer.exists() else freezer.parent) / name
+        self._outside = _namespace(str(host.pid))
         self._roots = roots
 
     def look(self) -> Look:
         """Now."""
-        return Look(time.monotonic(), _acting(self._group), self._ticks())
+        return Look(time.monotonic(), _acting(self._group, self._outside), self._ticks())
 
     def _ticks(self) -> int:
         sizes = [-1]
@@ -67,28 +69,31 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _acting(group: Path) -> bool:
+def _acting(group: Path, outside: str) -> bool:
     """The state is looked at first: a group that freezes, or goes away, after that has no tasks that act by the end.
 
-    While CRIU is in it, the group is being built: tasks run CRIU's code, and it leaves or ends when it lets them go.
+    While a process of the host's own namespace (OUTSIDE: its identity) is in it, the group is being built: it is CRIU,
+    or the program that CRIU calls, tasks run CRIU's code, and both leave or end when the tasks are let go.
     """
     frozen = _read(group / "freezer.state").strip() == "FROZEN" or "frozen 1" in _read(group / "cgroup.events")
     pids = _read(group / "cgroup.procs").split()
-    return not frozen and not any(map(_is_criu, pids)) and any(map(_can_act, pids))
+    return not frozen and all(_namespace(pid) != outside for pid in pids) and any(map(_can_act, pids))
 
 
-def _is_criu(pid: str) -> bool:
+def _namespace(pid: str) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/exe").endswith("/criu")
+        return os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:
-        return False
+        return ""  # it has ended
 
 
 def _can_act(pid: str) -> bool:
-    """A task that has been killed, and is thawed to die, acts no more."""
+    """A task that has been killed, and is thawed to die, acts no more; nor does one that is on its way out."""
     status = dict(line.split(":", 1) for line in _read(Path(f"/proc/{pid}/status")).splitlines() if ":" in line)
-    pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
-    return status.get("State", "Z").split()[0] not in "ZX" and not pending & 1 << (signal.SIGKILL - 1)
+    if any(int(status.get(kind, "0"), 16) & 1 << (signal.SIGKILL - 1) for kind in ("SigPnd", "ShdPnd")):
+        return False
+    state = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return bool(state) and state[0] not in "ZX" and not int(state[6]) & _EXITING
 
 
 class Watcher:

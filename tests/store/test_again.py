@@ -5,9 +5,11 @@ of the tree and anything after it, or when all was done. The next daemon is aske
 give what the first would have given, once.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,41 @@ def _kill_after(patch: pytest.MonkeyPatch, system: tuple[str, ...], count: int) 
             patch.setattr(names_module, name, wrapped(renameat2, name))
         else:
             patch.setattr(os, name, wrapped(getattr(os, name), name))
+
+
+@pytest.mark.parametrize("what", CALLS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_directory_is_the_containers_before_it_is_changed(
+    tmp_path: Path, what: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed right after the change has noted it, though nobody may send the call again."""
+    call, (_, name), _, system = CALLS[what]
+    _prepared(tmp_path / "s")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        parent = at(store, "d")
+        at(store, "h2")
+        assert parent.record is not None
+        parent.record.flags &= ~NAMES
+        noted: list[int] = []
+
+        def told(real: Callable[..., object], *args: object, **kwargs: object) -> object:
+            if {b"n", name.partition(b"/")[0]} & set(args):
+                noted.append(parent.record.flags & NAMES)
+                if fails:
+                    raise OSError(errno.EIO, "the disk is broken")
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            last = system[0] if what == "unlink of one of two" else system[-1]
+            place, real = (names_module, renameat2) if last == "renameat2" else (os, getattr(os, last))
+            patch.setattr(place, last, partial(told, real))
+            try:
+                call(store, parent)
+            except OSError:
+                assert fails
+        assert noted
+        assert all(noted)
+        assert bool(parent.record.flags & NAMES) != fails
 
 
 @pytest.mark.parametrize("what", ["create", "mkdir", "mknod", "symlink", "link"])

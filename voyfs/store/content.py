@@ -12,12 +12,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from voyfs.core.extents import Extent, chunks_touched
 from voyfs.ports import Piece
+from voyfs.store.owning import owned
 from voyfs.store.powers import Powers
 from voyfs.store.record import ATTRIBUTES, NAMES, WRITTEN, Record
 from voyfs.store.records import Records
@@ -93,14 +92,14 @@ class Content:
 
     def set_mode(self, node: Node, mode: int) -> None:
         directory, name = self._tree.place(node)
-        with self._owned(node, ATTRIBUTES):
+        with owned(self._records, node.record, ATTRIBUTES):
             os.chmod(name, stat.S_IMODE(self._powers.mode(node.kind | stat.S_IMODE(mode))), dir_fd=directory)
         self._touched(node, ATTRIBUTES)
 
     def set_owner(self, node: Node, uid: int, gid: int) -> None:
         """chown(2); -1 leaves one as it is."""
         directory, name = self._tree.place(node)
-        with self._owned(node, ATTRIBUTES):
+        with owned(self._records, node.record, ATTRIBUTES):
             os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
         if node.record is not None and node.record.capability is not None:
             node.record.capability = None
@@ -115,32 +114,12 @@ class Content:
             status.st_atime_ns if atime_ns is None else atime_ns,
             status.st_mtime_ns if mtime_ns is None else mtime_ns,
         )
-        with self._owned(node, ATTRIBUTES):
+        with owned(self._records, node.record, ATTRIBUTES):
             os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
         record = node.record
         if record is not None and mtime_ns is not None:
             record.mtime_ns = None if record.settled else mtime_ns
         self._touched(node, ATTRIBUTES)
-
-    @contextmanager
-    def _owned(self, node: Node, flag: int) -> Iterator[None]:
-        """What the block changes of `node` is the container's, also if this daemon is killed within it.
-
-        Noted first, or nobody would own up to a change that was never answered, and `verify` would take
-        it for a difference.
-        """
-        record = node.record
-        if record is None or record.flags & flag:
-            yield
-            return
-        record.flags |= flag
-        self._records.touched(record)
-        try:
-            yield
-        except BaseException:
-            record.flags &= ~flag
-            self._records.touched(record)
-            raise
 
     def _touched(self, node: Node, flag: int, *, written: bool = False) -> None:
         """The container changed `node`: its ctime, and its mtime if `written`, are now."""
@@ -189,7 +168,7 @@ class Content:
         extent = Extent(offset, offset + len(data))
         if record is not None and not record.complete:
             assert not self.needed_before_write(record, extent), "a partial chunk would be mixed"
-        with self._owned(node, WRITTEN):
+        with owned(self._records, node.record, WRITTEN):
             count = self._pwrite(node, data, offset)
         if record is not None and not record.complete:
             presence = record.presence
@@ -242,7 +221,7 @@ class Content:
         if record is not None and record.presence is not None:
             # first, so that a daemon killed in between never brings cut bytes back
             self._records.lower(record, size)
-        with self._owned(node, WRITTEN):
+        with owned(self._records, node.record, WRITTEN):
             os.truncate(file, size)
         self._touched(node, WRITTEN, written=True)
         self.settle(node)
@@ -337,7 +316,7 @@ class Content:
             record.capability = value
             self._records.save(record)
         else:
-            with self._owned(node, ATTRIBUTES):
+            with owned(self._records, node.record, ATTRIBUTES):
                 os.setxattr(self._tree.xattr_path(node), name, value, follow_symlinks=False)
         self._touched(node, ATTRIBUTES)
 
@@ -349,7 +328,7 @@ class Content:
         else:
             path = self._tree.xattr_path(node)
             was_there = os.fsdecode(name) in os.listxattr(path, follow_symlinks=False)
-            with self._owned(node, ATTRIBUTES if was_there else 0):
+            with owned(self._records, node.record, ATTRIBUTES if was_there else 0):
                 os.removexattr(path, name, follow_symlinks=False)
             if not was_there:  # an ACL: to remove none is no error, and no change
                 return

@@ -14,9 +14,11 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from voyfs.core.changes import Change
 from voyfs.store.intents import Intents
+from voyfs.store.owning import owned
 from voyfs.store.powers import Powers
 from voyfs.store.record import NAMES, Record
 from voyfs.store.records import Records
@@ -43,7 +45,8 @@ class Names:
         if not self._made_before(Change.CREATE, parent, name):
             os.umask(self._powers.umask(umask))
             flags |= os.O_CREAT | os.O_EXCL
-        descriptor = os.open(name, flags, stat.S_IMODE(mode), dir_fd=directory)
+        with self._noted(parent):
+            descriptor = os.open(name, flags, stat.S_IMODE(mode), dir_fd=directory)
         self._own(directory, name, mode, uid, gid)
         inode = os.fstat(descriptor).st_ino
         node = self._tree.known(parent, name, inode, stat.S_IFREG)
@@ -56,7 +59,8 @@ class Names:
         mode = self._powers.mode(stat.S_IFDIR | mode)
         if not self._made_before(Change.MKDIR, parent, name):
             os.umask(self._powers.umask(umask))
-            os.mkdir(name, stat.S_IMODE(mode), dir_fd=directory)
+            with self._noted(parent):
+                os.mkdir(name, stat.S_IMODE(mode), dir_fd=directory)
         # mkdir(2) leaves out the setuid, setgid and sticky bits that the caller asked for
         self._own(directory, name, mode, uid, gid)
         self.changed(parent)
@@ -67,7 +71,8 @@ class Names:
         mode = self._powers.mode(mode)
         if not self._made_before(Change.MKNOD, parent, name):
             os.umask(self._powers.umask(umask))
-            os.mknod(name, mode, device, dir_fd=directory)
+            with self._noted(parent):
+                os.mknod(name, mode, device, dir_fd=directory)
         self._own(directory, name, mode, uid, gid)
         self.changed(parent)
         return self._tree.child(parent, name)[0]
@@ -75,7 +80,8 @@ class Names:
     def symlink(self, parent: Node, name: bytes, target: bytes, uid: int, gid: int) -> Node:
         directory = self._tree.directory(parent)
         if not self._made_before(Change.SYMLINK, parent, name):
-            os.symlink(target, name, dir_fd=directory)
+            with self._noted(parent):
+                os.symlink(target, name, dir_fd=directory)
         self._own(directory, name, stat.S_IFLNK, uid, gid)
         self.changed(parent)
         return self._tree.child(parent, name)[0]
@@ -117,13 +123,9 @@ class Names:
         # `place` may have opened directories; the second descriptor must not push out the first
         held = os.dup(directory)
         try:
-            os.link(
-                old,
-                name,
-                src_dir_fd=held,
-                dst_dir_fd=self._tree.directory(parent),
-                follow_symlinks=False,
-            )
+            new_directory = self._tree.directory(parent)
+            with self._noted(parent):
+                os.link(old, name, src_dir_fd=held, dst_dir_fd=new_directory, follow_symlinks=False)
         finally:
             os.close(held)
         self._tree.known(parent, name, node.ino, node.kind)
@@ -145,10 +147,12 @@ class Names:
         self.intents.intend(Change.UNLINK, parent.ino, name, node.ino)
         directory = self._tree.directory(parent)
         if self._tree.has_other_name(node, parent.ino, name):
-            os.unlink(name, dir_fd=directory)
+            with self._noted(parent):
+                os.unlink(name, dir_fd=directory)
             self._tree.drop_name(node, parent.ino, name)
         else:
-            os.rename(name, self._orphan(node), src_dir_fd=directory, dst_dir_fd=self._orphans)
+            with self._noted(parent):
+                os.rename(name, self._orphan(node), src_dir_fd=directory, dst_dir_fd=self._orphans)
             self._park(node)
         self._retimed(node)
         self.changed(parent)
@@ -176,7 +180,8 @@ class Names:
             raise OSError(errno.ENOTEMPTY, "directory not empty")
         self.intents.intend(Change.RMDIR, parent.ino, name, node.ino)
         directory = self._tree.directory(parent)
-        os.rename(name, self._orphan(node), src_dir_fd=directory, dst_dir_fd=self._orphans)
+        with self._noted(parent):
+            os.rename(name, self._orphan(node), src_dir_fd=directory, dst_dir_fd=self._orphans)
         self._park(node)
         self.changed(parent)
         return node
@@ -203,16 +208,17 @@ class Names:
         directory = os.dup(tree.directory(parent))
         try:
             new_directory = tree.directory(new_parent)
-            if flags:
-                renameat2(directory, name, new_directory, new_name, flags)
-            elif victim is None:
-                os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
-            elif victim is node:
+            if victim is node and not flags:
                 return  # two names of one file: POSIX says to do nothing
-            elif victim.is_directory:
-                self._rename_over_directory(node, victim, directory, name, new_directory, new_name)
-            else:
-                self._rename_over_file(node, victim, directory, name, new_directory, new_name, new_parent.ino)
+            with self._noted(parent), self._noted(new_parent):
+                if flags:
+                    renameat2(directory, name, new_directory, new_name, flags)
+                elif victim is None:
+                    os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
+                elif victim.is_directory:
+                    self._rename_over_directory(node, victim, directory, name, new_directory, new_name)
+                else:
+                    self._rename_over_file(node, victim, directory, name, new_directory, new_name, new_parent.ino)
         finally:
             os.close(directory)
         if flags & RENAME_EXCHANGE:
@@ -319,10 +325,15 @@ class Names:
             record.ctime_ns = None if record.complete else time.time_ns()
             self._records.touched(record)
 
+    def _noted(self, directory: Node) -> AbstractContextManager[None]:
+        """For what changes names in DIRECTORY, until `changed` is told."""
+        return owned(self._records, directory.record, NAMES)
+
     def changed(self, directory: Node) -> None:
         """The container changed the names in `directory`: its times are its own from now on."""
         record = directory.record
-        if record is not None and (record.ctime_ns is not None or not record.flags & NAMES):
+        shown = record is not None and (record.ctime_ns, record.mtime_ns) != (None, None)
+        if record is not None and (shown or not record.flags & NAMES):
             record.flags |= NAMES
             record.mtime_ns = record.ctime_ns = None
             self._records.touched(record)
