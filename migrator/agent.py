@@ -131,7 +131,7 @@ class Agent:
         self._server.stop()
 
     def _families(self) -> list[Family]:
-        return self._migrations.tally.families(self._holder.holds())
+        return self._migrations.tally.families(self._holder.moves.holds())
 
     def _connect(self, target: str) -> GrpcPeer:
         try:
@@ -171,7 +171,7 @@ class Agent:
                     First(request["first"]),
                     int(request["parallel"]),
                 )
-                drain = Drain(self._migrations, self._runtime, self._holder, self._clock, wish)
+                drain = Drain(self._migrations, self._runtime, self._holder.moves, self._clock, wish)
                 yield from ({"event": event} for event in drain.run())
                 yield {}
             case "bandwidth":

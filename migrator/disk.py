@@ -13,28 +13,22 @@ import os
 import select
 import shutil
 import signal
-import stat
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from migrator import control, procs, syscalls
-from migrator import times as directory_times
+from migrator import syscalls
 from migrator.core import argv, limits
 from migrator.core.argv import Tls
-from migrator.core.errors import Differs, DiskFailed, NoSpace, RuntimeFailed, Taken
-from migrator.core.plan import Progress
+from migrator.core.errors import DiskFailed, NoSpace, Taken
 from migrator.core.volumes import Place
+from migrator.mounted import VoyfsMount
 from migrator.tools import Tool, first_line
 
 START_SECONDS = 30.0  # a Python program that imports gRPC, on a busy machine
-# A daemon ends at once when its mount does. A mount that is taken out of the tree ends with its last user; one who
-# waits for the source holds it, until all that waits is made to fail.
-UNUSED_SECONDS = 1.0
 BAD_SEED = 18  # voyfs' exit status
-DAEMON_SECONDS = 2.0
 
 
 class VoyfsDisk:
@@ -149,7 +143,7 @@ class VoyfsDisk:
         self, address: str, mountpoint: str, store: str, seeds: Sequence[str] = (), found: Sequence[str] = ()
     ) -> VoyfsMount:
         """See ports.Disk."""
-        mounted = VoyfsMount(self._program, self._tool, Path(mountpoint), Path(store))
+        mounted = VoyfsMount(Path(mountpoint), Path(store))
         try:
             Path(mountpoint).mkdir(parents=True)
         except OSError as error:
@@ -175,7 +169,7 @@ class VoyfsDisk:
 
     def mounted(self, mountpoint: str, store: str) -> VoyfsMount:
         """See ports.Disk."""
-        return VoyfsMount(self._program, self._tool, Path(mountpoint), Path(store))
+        return VoyfsMount(Path(mountpoint), Path(store))
 
     def remount(self, place: Place, mountpoint: str) -> BorrowedMount:
         """See ports.Disk."""
@@ -281,115 +275,6 @@ class VoyfsExport:
             os.close(descriptor)
 
 
-class VoyfsMount:
-    """See ports.Mounted."""
-
-    def __init__(self, program: list[str], tool: Tool, mountpoint: Path, store: Path) -> None:
-        """Nothing is asked yet."""
-        self._program = program
-        self._tool = tool
-        self._mountpoint = mountpoint
-        self._store = store
-
-    def prefetch(self, paths: Sequence[str]) -> None:
-        """See ports.Mounted."""
-        if paths:
-            control.ask(self._store, "prefetch", limits.PREPARE_SECONDS, paths=list(paths))
-
-    @property
-    def prefetched(self) -> Progress:
-        """See ports.Mounted."""
-        status = control.ask(self._store, "status", limits.CALL_SECONDS)["status"]
-        asked = status["prefetch"]
-        return _progress(status, asked, complete=asked["bytes"]["present"] == asked["bytes"]["total"])
-
-    def warm(self, seconds: float) -> None:
-        """See ports.Mounted."""
-        if control.ask(self._store, "status", limits.CALL_SECONDS)["status"]["tracked"]:
-            control.ask(self._store, "prefetch", limits.PREPARE_SECONDS, paths=[], names=seconds, working_set=seconds)
-
-    def look_up(self, paths: Sequence[str]) -> None:
-        """See ports.Mounted."""
-        for path in paths:
-            with contextlib.suppress(OSError):
-                os.lstat(self._mountpoint / path.lstrip("/"))
-
-    def fetch_ends(self, paths: Sequence[str]) -> None:
-        """See ports.Mounted."""
-        for path in paths:
-            with contextlib.suppress(OSError):
-                place = self._mountpoint / path.lstrip("/")
-                found = os.lstat(place)
-                if stat.S_ISREG(found.st_mode) and found.st_size:
-                    file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                    try:
-                        os.pread(file, 1, found.st_size - 1)
-                    finally:
-                        os.close(file)
-
-    def refresh(self, live: Sequence[str]) -> int:
-        """See ports.Mounted."""
-        again = [path.strip("/") for path in live]
-        return int(control.ask(self._store, "refresh", limits.FREEZE_SECONDS, again=again)["changed"])
-
-    def set_times(self, times: Mapping[str, int]) -> None:
-        """See ports.Mounted."""
-        directory_times.restore(str(self._mountpoint), times)
-
-    def hydrate(self) -> Iterator[Progress]:
-        """See ports.Mounted."""
-        for reply in control.call(self._store, "hydrate", wait=True):
-            status = reply["status"]
-            yield _progress(status, status, complete=status["phase"] in ("hydrated", "detached"))
-
-    @property
-    def detached(self) -> bool:
-        """See ports.Mounted."""
-        return bool(control.ask(self._store, "status")["status"]["phase"] == "detached")
-
-    @property
-    def missing_bytes(self) -> int:
-        """See ports.Mounted."""
-        count = control.ask(self._store, "status", limits.CALL_SECONDS)["status"]["bytes"]
-        return int(count["total"]) - int(count["present"])
-
-    def verify(self) -> None:
-        """See ports.Mounted."""
-        report = control.ask(self._store, "verify", limits.VERIFY_SECONDS)["report"]
-        if count := report["difference_count"]:
-            path, what = report["differences"][0]
-            raise Differs(
-                f"{count} entries differ from the source, the first is {path}: {what}",
-                remedy=f"keep the source, and see 'voyfs verify {self._mountpoint}' on the target",
-            )
-
-    def detach(self) -> None:
-        """See ports.Mounted."""
-        control.ask(self._store, "detach", limits.PREPARE_SECONDS)
-
-    def discard(self) -> None:
-        """See ports.Mounted."""
-        mountpoint = str(self._mountpoint)
-        with contextlib.closing(syscalls.FuseAborts(mountpoint)) as abort:
-            try:
-                syscalls.unmount_below(mountpoint)
-            except OSError as error:
-                raise DiskFailed(f"cannot unmount {mountpoint}: {error.strerror}") from error
-            if self._ended(UNUSED_SECONDS):
-                return
-            abort()
-        if not self._ended(DAEMON_SECONDS):
-            procs.kill_users(str(self._store))
-
-    def _ended(self, seconds: float) -> bool:
-        """Whether the daemon has ended, within SECONDS."""
-        try:
-            procs.wait_unused(str(self._store), seconds)
-        except RuntimeFailed:
-            return False
-        return True
-
-
 def _announced(reader: int) -> str | None:
     """The address in the line "serving PATH on HOST:PORT"; None if the program ends, or takes too long."""
     text = b""
@@ -409,18 +294,3 @@ def _start_time(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def _progress(status: Mapping[str, Any], part: Mapping[str, Any], *, complete: bool) -> Progress:
-    """From a status of voyfs, and what of it tells how far all or a PART is."""
-    return Progress(
-        bytes_present=part["bytes"]["present"],
-        bytes_total=part["bytes"]["total"],
-        files_present=part["files"]["present"],
-        seed_bytes=status["seed_bytes"],
-        files_total=part["files"]["total"],
-        fetched_bytes=status["fetched_bytes"],
-        rate=status["rate"],
-        eta=part["eta_s"],
-        complete=complete,
-    )

@@ -18,8 +18,8 @@ from migrator.core.draining import First, Leaving, by_load, in_order, priority_o
 from migrator.core.errors import Busy, MigratorError, Refused, by_kind, describe
 from migrator.core.plan import Options
 from migrator.core.report import Event, after, begun, brief, nowhere
-from migrator.holder import Holder
 from migrator.migrations import Migrations
+from migrator.moves import Moves
 from migrator.ports import Clock, Runtime
 
 LIVE: Final = frozenset({"running", "paused"})  # what is created or stopped has nothing that could move
@@ -45,11 +45,11 @@ class Wish:
 class Drain:
     """One emptying."""
 
-    def __init__(self, migrations: Migrations, runtime: Runtime, holder: Holder, clock: Clock, wish: Wish) -> None:
+    def __init__(self, migrations: Migrations, runtime: Runtime, coming: Moves, clock: Clock, wish: Wish) -> None:
         """Nothing happens before `run`."""
         self._migrations = migrations
         self._runtime = runtime
-        self._holder = holder
+        self._coming = coming
         self._clock = clock
         self._wish = wish
         self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -79,7 +79,7 @@ class Drain:
     def _find(self) -> list[Leaving]:
         """Whoever is to go: also those whose copy here is gone already, while their disk is still needed."""
         found = {name: Leaving(name, migration=migration) for name, migration in self._migrations.under_way().items()}
-        coming = {move.container: move.migration for move in self._holder.undecided()}
+        coming = {move.container: move.migration for move in self._coming.undecided()}
         for each in self._runtime.containers():
             name = str(each["id"])
             if each["status"] in LIVE and name not in found:

@@ -6,10 +6,8 @@ states are those of `core.phases`; a copy is let go only by the word "commit", a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,12 +17,13 @@ import structlog
 from migrator import mounting
 from migrator.core import bundle, limits
 from migrator.core.errors import Lost, MigrationUnknown, MigratorError, Refused, Taken
-from migrator.core.hook import Mode, Stage
+from migrator.core.hook import Stage
 from migrator.core.host import Needs
 from migrator.core.identity import Identity
 from migrator.core.phases import HOME, OPENED, Hold, Word, target_step
 from migrator.core.plan import ImagePiece, Order, Progress, is_name
 from migrator.core.preflight import TargetFacts
+from migrator.moves import MAKING, UNDER_WAY, Move, Moves
 from migrator.places import arrival, is_being_handed_over, kept_tree, place_for, seeds_for
 from migrator.ports import (
     Clock,
@@ -32,13 +31,9 @@ from migrator.ports import (
     Hooks,
     Inspector,
     Journal,
-    Mounted,
     Network,
-    Record,
     Report,
-    Restore,
     Runtime,
-    TargetLink,
 )
 from migrator.recorder import Steps
 
@@ -58,38 +53,6 @@ class TargetPorts:
     hooks: Hooks
 
 
-@dataclass(slots=True)
-class Move:
-    """One migration towards this host. Its lock is held by every word that changes it, so words do not overlap."""
-
-    migration: str
-    container: str
-    directory: str
-    source_agent: str
-    record: Record | None = None  # None until the first word that is worth remembering
-    hold: Hold = Hold.ABSENT
-    link: TargetLink | None = None
-    mounted: Mounted | None = None
-    restore: Restore | None = None
-    identity: Identity | None = None
-    ends: list[str] = field(default_factory=list)  # files that it had opened, and goes on writing to
-    claimed: bool = False  # whether the directory is ours
-    network: str = Mode.VETH
-    lost: bool = False  # it was held, and the copy is gone
-    leaving: bool = False  # its container has moved on, and what is here comes down
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def enter(self, word: Word, *, durable: bool = True, **facts: Any) -> None:
-        """Go to the next state; it is journaled before it counts. DURABLE: but where power loss makes no difference."""
-        hold = target_step(self.hold, word)
-        assert self.record is not None
-        if hold is not self.hold:
-            self.record.write(hold, durable=durable, **facts)
-            with suppress(Exception):  # whatever becomes of the log, the migration goes on
-                log.info("state", migration=self.migration, container=self.container, state=str(hold))
-        self.hold = hold
-
-
 class Holder:
     """All migrations towards this host. Methods are called by the peer's server, from any thread.
 
@@ -100,8 +63,7 @@ class Holder:
         """STATE: the agent's directory; containers live below it."""
         self._ports = ports
         self._containers = state / "containers"
-        self._moves: dict[str, Move] = {}
-        self._lock = threading.Lock()
+        self.moves = Moves(ports.journal)
 
     def probe(self, container: str, identity: Identity | None, needs: Needs) -> TargetFacts:
         """What is here, and what is in the way of a container that NEEDS something of its host."""
@@ -134,14 +96,8 @@ class Holder:
         # Also checked by the source; but what is here already must never be taken for ours, and discarded.
         if self._has(order.container) or ports.disk.taken(directory):
             raise Taken(f"the target already has a container called {order.container}, or its {directory}")
-        with self._lock:
-            if self._look_up(order.migration) is not None:
-                raise Refused(f"migration {order.migration} was prepared or aborted here before")
-            if any(m.container == order.container and m.hold in _CLAIMED for m in self._moves.values()):
-                raise Refused(f"another migration of container {order.container} is under way here")
-            move = Move(order.migration, order.container, directory, order.source_agent)
-            self._remember(move)
-            move.lock.acquire()
+        move = Move(order.migration, order.container, directory, order.source_agent)
+        self.moves.begin(move)
         try:
             move.record = ports.journal.create(order.migration)
             move.enter(
@@ -202,8 +158,7 @@ class Holder:
 
     def how_far(self, migration: str) -> Progress | None:
         """How far the disk of one is that is being prepared; None where that is not known. It waits for no word."""
-        with self._lock:
-            move = self._moves.get(migration)
+        move = self.moves.remembered(migration)
         if move is None or move.hold is not Hold.PREPARED or move.mounted is None:
             return None
         try:
@@ -214,7 +169,7 @@ class Holder:
     def freeze(self, migration: str, live: Sequence[str]) -> Report:
         """The source is frozen and cut: correct the disk, hold the frames. LIVE: see Mounted.refresh."""
         steps = Steps(self._ports.clock)
-        with self._at(migration, Hold.PREPARED) as move:
+        with self.moves.at(migration, Hold.PREPARED) as move:
             if move.link is not None:
                 with steps.step("attract"):
                     move.link.attract()
@@ -228,7 +183,7 @@ class Holder:
     def receive(self, migration: str, pieces: Iterator[ImagePiece]) -> Report:
         """Store images. It runs beside `freeze`, so it takes no lock: it touches the images alone."""
         steps = Steps(self._ports.clock)
-        move = self._find(migration)
+        move = self.moves.find(migration)
         if move.hold is not Hold.PREPARED or move.restore is None:
             raise Refused(f"migration {migration} is '{move.hold}' here, and takes no images")
         with steps.step("receive"):
@@ -241,7 +196,7 @@ class Holder:
         PAGES: where memory is fetched from afterwards, if it is not in the images.
         """
         steps = Steps(self._ports.clock)
-        with self._at(migration, Hold.PREPARED) as move:
+        with self.moves.at(migration, Hold.PREPARED) as move:
             assert move.restore is not None
             move.enter(Word.RESTORE, durable=False)  # as PREPARED, it is discarded by an agent that comes after us
             assert move.mounted is not None
@@ -264,7 +219,7 @@ class Holder:
     def commit(self, migration: str) -> Report:
         """Open the network and let the copy run."""
         steps = Steps(self._ports.clock)
-        with self._at(migration, Hold.HELD, *OPENED) as move:
+        with self.moves.at(migration, Hold.HELD, *OPENED) as move:
             if move.hold is not Hold.HELD:
                 return steps.report()
             if move.lost:
@@ -292,7 +247,7 @@ class Holder:
 
     def pages(self, migration: str) -> Progress:
         """How far memory is; waits a little for all. Raises Lost if it never will be here: then the copy was killed."""
-        with self._at(migration, *OPENED) as move:
+        with self.moves.at(migration, *OPENED) as move:
             if move.hold is Hold.LEFT:
                 return Progress.of_memory(0, 0, 0.0, complete=True)
             assert move.restore is not None
@@ -309,15 +264,13 @@ class Holder:
 
     def abort(self, migration: str) -> None:
         """Remove everything of the migration; refused from OPEN on."""
-        with self._lock:
-            move = self._look_up(migration)
-            if move is None:  # it overtook "prepare", which must then find the door closed
-                self._remember(Move(migration, "", "", "", hold=Hold.DISCARDED))
-                return
+        move = self.moves.shut(migration)
+        if move is None:  # it overtook "prepare", which must then find the door closed
+            return
         if move.hold is Hold.RESTORING and move.restore is not None:
             move.restore.interrupt()  # it may wait for a source that is gone
         if not move.lock.acquire(timeout=limits.ABORT_FIRST_SECONDS):
-            if move.hold in _MAKING and move.mounted is not None:
+            if move.hold in MAKING and move.mounted is not None:
                 move.mounted.discard()  # whatever waits in it waits no more
             move.lock.acquire()
         try:
@@ -328,7 +281,7 @@ class Holder:
 
     def hydrate(self, migration: str) -> Iterator[Progress]:
         """Make the disk local; ends at once where the container has moved on, and needs it no more."""
-        move = self._find(migration)
+        move = self.moves.find(migration)
         if move.hold not in OPENED:
             raise Refused(f"migration {migration} is '{move.hold}' here, and cannot hydrate")
         if move.hold is not Hold.OPEN:
@@ -342,7 +295,7 @@ class Holder:
 
     def verify(self, migration: str) -> None:
         """Compare digests of the whole tree with the source; not what the container has left."""
-        with self._at(migration, *OPENED) as move:
+        with self.moves.at(migration, *OPENED) as move:
             if move.hold is not Hold.OPEN:
                 return
             assert move.mounted is not None
@@ -355,7 +308,7 @@ class Holder:
 
     def detach(self, migration: str) -> None:
         """Release the source for good."""
-        with self._at(migration, *OPENED) as move:
+        with self.moves.at(migration, *OPENED) as move:
             if move.hold is Hold.OPEN:
                 assert move.mounted is not None
                 move.mounted.detach()
@@ -392,9 +345,8 @@ class Holder:
 
     def _at_home(self, migration: str, history: Sequence[Mapping[str, Any]]) -> Move:
         """One whose container lives here, though only the journal may remember how it came."""
-        with self._lock:
-            if (move := self._moves.get(migration)) is not None:
-                return move
+        if (remembered := self.moves.remembered(migration)) is not None:
+            return remembered
         first = history[0]
         move = Move(migration, first["container"], first["directory"], first["source_agent"])
         move.hold = Hold(history[-1]["decision"])
@@ -404,8 +356,7 @@ class Holder:
 
     def missing_bytes(self, migration: str) -> int | None:
         """How much of a running container's disk exists on its source alone; None where that is not known."""
-        with self._lock:
-            move = self._moves.get(migration)
+        move = self.moves.remembered(migration)
         if move is None or move.hold is not Hold.OPEN or move.mounted is None:
             return None
         try:
@@ -416,19 +367,9 @@ class Holder:
     def standing(self, migration: str) -> Hold:
         """Where the migration stands."""
         try:
-            return self._find(migration).hold
+            return self.moves.find(migration).hold
         except MigrationUnknown:
             return Hold.ABSENT
-
-    def holds(self) -> list[str]:
-        """Where each migration to this host stands, of those that are remembered."""
-        with self._lock:
-            return [str(move.hold) for move in self._moves.values()]
-
-    def undecided(self) -> list[Move]:
-        """Migrations whose outcome only the source knows."""
-        with self._lock:
-            return [move for move in self._moves.values() if move.hold in _UNDER_WAY]
 
     def recover(self) -> None:
         """Pick up what an earlier run of the agent left: held and running copies stay, anything less is discarded."""
@@ -451,8 +392,7 @@ class Holder:
             move.network = entry.get("network_mode", move.network)
             if "network" in entry:
                 move.identity = Identity.from_json(entry["network"])
-        with self._lock:
-            self._remember(move)
+        self.moves.add(move)
         if move.hold in (Hold.DISCARDED, Hold.LEFT):
             return
         with move.lock:
@@ -463,7 +403,7 @@ class Holder:
                 move.lost = True  # only the source knows whether what it left is still worth something
             elif move.hold is Hold.HELD:
                 move.link = ports.network.target(move.identity) if move.identity else None
-            elif move.hold in _UNDER_WAY:
+            elif move.hold in UNDER_WAY:
                 self._discard(move)
             else:
                 move.restore.forget_images()
@@ -503,41 +443,6 @@ class Holder:
             move.enter(Word.ABORT)
         move.hold = Hold.DISCARDED
 
-    def _remember(self, move: Move) -> None:
-        """With the lock. Of those that have ended, the oldest are left to the journal."""
-        ended = [each.migration for each in self._moves.values() if each.hold in _ENDED]
-        for migration in ended[: -limits.REMEMBERED]:
-            del self._moves[migration]
-        self._moves[move.migration] = move
-
-    def _look_up(self, migration: str) -> Move | None:
-        """With the lock. One that has ended may be known from the journal alone."""
-        if (move := self._moves.get(migration)) is not None:
-            return move
-        try:
-            history = self._ports.journal.read(migration)
-        except MigratorError:
-            return None
-        if not history or history[0].get("side") != "target" or history[-1]["decision"] not in _ENDED:
-            return None
-        return Move(migration, history[0]["container"], "", "", hold=Hold(history[-1]["decision"]))
-
-    def _find(self, migration: str) -> Move:
-        with self._lock:
-            move = self._look_up(migration)
-        if move is None:
-            raise MigrationUnknown(f"no migration {migration} is known here")
-        return move
-
-    @contextmanager
-    def _at(self, migration: str, *holds: Hold) -> Iterator[Move]:
-        """The migration, locked, in one of HOLDS; raises Refused in any other."""
-        move = self._find(migration)
-        with move.lock:
-            if move.hold not in holds:
-                raise Refused(f"migration {migration} is '{move.hold}' here, not '{holds[0]}'")
-            yield move
-
 
 def _facts(move: Move) -> dict[str, Any]:
     """For hooks."""
@@ -554,9 +459,3 @@ def _facts(move: Move) -> dict[str, Any]:
 
 def _volumes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return next((entry["volumes"] for entry in history if "volumes" in entry), [])
-
-
-_ENDED = frozenset({Hold.DETACHED, Hold.LEFT, Hold.DISCARDED})
-_UNDER_WAY = frozenset({Hold.PREPARED, Hold.RESTORING, Hold.HELD})
-_MAKING = frozenset({Hold.PREPARED, Hold.RESTORING})  # what is not whole yet can be taken apart while it is made
-_CLAIMED = _UNDER_WAY | {Hold.ABSENT}  # ABSENT: its preparation has only begun

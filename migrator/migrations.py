@@ -272,7 +272,7 @@ class Migrations:
     def ask_around(self) -> None:
         """Ask the sources of undecided migrations for their decision, until the agent stops."""
         while not self._ports.clock.wait(limits.RETRY_SECONDS[-1]):
-            for move in self._holder.undecided():
+            for move in self._holder.moves.undecided():
                 try:
                     peer = self._connect(move.source_agent)
                     try:

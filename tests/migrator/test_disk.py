@@ -14,7 +14,8 @@ import pytest
 
 from migrator import control, procs, syscalls
 from migrator.core.errors import DiskFailed, Taken
-from migrator.disk import VoyfsDisk, VoyfsExport, VoyfsMount
+from migrator.disk import VoyfsDisk, VoyfsExport
+from migrator.mounted import VoyfsMount
 
 VOYFS = (sys.executable, "-m", "voyfs.cli")
 LARGE = os.urandom(3 << 20)

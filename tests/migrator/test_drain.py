@@ -35,8 +35,8 @@ from migrator.core.errors import (
 )
 from migrator.core.plan import Container, Options
 from migrator.drain import Drain, Wish
-from migrator.holder import Holder
 from migrator.migrations import Migrations
+from migrator.moves import Moves
 from migrator.ports import Runtime
 from tests.migrator.agents import MIGRATOR, agents_on, events, until
 from tests.migrator.world import CONTAINER, FakeClock
@@ -46,7 +46,7 @@ SECONDS = 60.0
 
 @dataclass
 class Hosts:
-    """A host with containers, and what becomes of each when it is moved; stands in for runtime, holder, migrations."""
+    """A host with containers, and what becomes of each when it is moved; stands in for runtime, moves, migrations."""
 
     statuses: dict[str, str] = field(default_factory=dict)
     priorities: dict[str, object] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Hosts:
 
     def drain(self, *targets: str, parallel: int = 1, first: First = First.URGENT) -> Iterator[Mapping[str, Any]]:
         wish = Wish(targets or ("b",), Options(), first, parallel)
-        return Drain(cast(Migrations, self), cast(Runtime, self), cast(Holder, self), FakeClock(), wish).run()
+        return Drain(cast(Migrations, self), cast(Runtime, self), cast(Moves, self), FakeClock(), wish).run()
 
 
 def report(stream: Iterator[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

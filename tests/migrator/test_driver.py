@@ -303,7 +303,7 @@ def test_a_journal_that_lacks_something_does_not_keep_the_others_from_being_pick
     world.journals["target"] = {"odd": [{"decision": "held", "side": "target"}], MIGRATION: entries}
     holder = make_holder(world)
     holder.recover()
-    assert [move.migration for move in holder.undecided()] == [MIGRATION]
+    assert [move.migration for move in holder.moves.undecided()] == [MIGRATION]
 
 
 @pytest.mark.parametrize("journal", ["held", "lost"])
@@ -348,8 +348,8 @@ def test_of_moves_that_have_ended_the_oldest_are_left_to_the_journal(monkeypatch
     make_driver(world, holder).run()
     for number in range(10):
         holder.abort(f"overtaken-{number}")
-    assert len(holder._moves) <= 4
-    assert MIGRATION not in holder._moves
+    assert len(holder.moves.holds()) <= 4
+    assert holder.moves.remembered(MIGRATION) is None
     assert holder.standing(MIGRATION) is Hold.DETACHED
     holder.detach(MIGRATION)  # said again, for its answer was lost
     holder.commit(MIGRATION)
