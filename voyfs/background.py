@@ -131,7 +131,7 @@ class Background:
                 await hydrator.give_way()
                 node = store.tree.node(record.ino)
                 if not store.usable(node) and node.ino not in hydrator.populating:
-                    await hydrator.fill(node, _ready(listing.entries))
+                    await hydrator.fill(node, _ready(listing.entries), behind=True)
 
     async def _populate_rest(self) -> None:
         """Directories that the walk missed: moved on the source meanwhile, or unreadable."""

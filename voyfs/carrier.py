@@ -26,6 +26,9 @@ log = get_logger(__name__)
 # Pause after a failure of the source or the disk before the next try.
 RETRY_SECONDS = 1.0
 
+# Files that are noted as here before others have their turn.
+FILLED_SLICE = 32
+
 # What the background leaves free.
 LEFT_BYTES = 1 * MIB
 
@@ -89,6 +92,7 @@ class Carrier:
             try:
                 await self.pacer.wait()
                 await self._hydrator.give_way()
+                await self._hydrator.turns.give()
             except BaseException:
                 self._slots.release()
                 raise
@@ -152,7 +156,9 @@ class Carrier:
                     landed.append((node, sorted(flight.chunks)))
                 else:
                     failure = self._failed(job, outcome.error) or failure
-            self._store.content.filled(*landed)
+            for start in range(0, len(landed), FILLED_SLICE):
+                await self._hydrator.turns.give()
+                self._store.content.filled(*landed[start : start + FILLED_SLICE])
         except (VoyfsError, OSError) as error:
             failure = error
         finally:

@@ -53,6 +53,8 @@ def _translated(
 
     @functools.wraps(method)
     async def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        operations: Any = args[0]
+        operations.vfs.called()
         if isinstance(args[-1], RequestContext):
             CALLER.set(args[-1].pid)
         try:
@@ -130,13 +132,13 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, vfs: Vfs, stand_in: StandIn) -> None:
         super().__init__()
-        self._vfs = vfs
+        self.vfs = vfs
         self._stand_in = stand_in
         self.initialised = trio.Event()
 
     def init(self) -> None:
         for change, inode, name in self._stand_in.initialised():
-            self._vfs.sent_again(change, inode, name)
+            self.vfs.sent_again(change, inode, name)
         self.initialised.set()
 
     # -- names ------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class Operations(pyfuse3.Operations):
     @_translated
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         try:
-            return _entry(await self._vfs.lookup(parent_inode, name))
+            return _entry(await self.vfs.lookup(parent_inode, name))
         except FileNotFoundError:
             return _nothing()
 
@@ -153,38 +155,38 @@ class Operations(pyfuse3.Operations):
             if inode == MARKER:
                 self._stand_in.replace()
             else:
-                self._vfs.forget(inode, count)
+                self.vfs.forget(inode, count)
 
     @_translated
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        shown = await self._vfs.create(parent_inode, name, mode, _owner(ctx))
+        shown = await self.vfs.create(parent_inode, name, mode, _owner(ctx))
         return FileInfo(fh=shown.ino, keep_cache=True), _entry(shown)
 
     @_translated
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return _entry(await self._vfs.mkdir(parent_inode, name, mode, _owner(ctx)))
+        return _entry(await self.vfs.mkdir(parent_inode, name, mode, _owner(ctx)))
 
     @_translated
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return _entry(await self._vfs.mknod(parent_inode, name, mode, rdev, _owner(ctx)))
+        return _entry(await self.vfs.mknod(parent_inode, name, mode, rdev, _owner(ctx)))
 
     @_translated
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return _entry(await self._vfs.symlink(parent_inode, name, target, _owner(ctx)))
+        return _entry(await self.vfs.symlink(parent_inode, name, target, _owner(ctx)))
 
     @_translated
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return _entry(await self._vfs.link(inode, new_parent_inode, new_name))
+        return _entry(await self.vfs.link(inode, new_parent_inode, new_name))
 
     @_translated
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self._vfs.unlink(parent_inode, name)
+        await self.vfs.unlink(parent_inode, name)
 
     @_translated
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self._vfs.rmdir(parent_inode, name)
+        await self.vfs.rmdir(parent_inode, name)
 
     @_translated
     async def rename(
@@ -196,55 +198,55 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        await self._vfs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self.vfs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @_translated
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        return self._vfs.readlink(inode)
+        return self.vfs.readlink(inode)
 
     # -- listing ----------------------------------------------------------------------------
 
     @_translated
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        await self._vfs.opendir(inode)
+        await self.vfs.opendir(inode)
         return inode
 
     @_translated
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        for cookie, name, shown in await self._vfs.readdir(fh, start_id):
+        for cookie, name, shown in await self.vfs.readdir(fh, start_id):
             taken = pyfuse3.readdir_reply(token, name, _entry(shown), cookie)
             if name in (b".", b".."):
                 counts = False  # the kernel takes no reference to these
             else:
                 counts = taken
             if counts:
-                self._vfs.listed(shown.ino)
+                self.vfs.listed(shown.ino)
             if not taken:
-                self._vfs.passed(shown.ino)
+                self.vfs.passed(shown.ino)
                 return
 
     @_translated
     async def releasedir(self, fh: int) -> None:
-        self._vfs.releasedir(fh)
+        self.vfs.releasedir(fh)
 
     @_translated
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._vfs.fsyncdir(fh)
+        await self.vfs.fsyncdir(fh)
 
     # -- bytes ------------------------------------------------------------------------------
 
     @_translated
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        await self._vfs.open(inode, truncate=bool(flags & O_TRUNC))
+        await self.vfs.open(inode, truncate=bool(flags & O_TRUNC))
         return FileInfo(fh=inode, keep_cache=True)
 
     @_translated
     async def read(self, fh: int, off: int, size: int) -> memoryview | bytes:  # type: ignore[override] # a copy less
-        return await self._vfs.read(fh, off, size)
+        return await self.vfs.read(fh, off, size)
 
     @_translated
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._vfs.write(fh, off, buf)
+        return await self.vfs.write(fh, off, buf)
 
     async def flush(self, fh: int) -> None:
         # Nothing waits for a close here, and the kernel asks no more once it was told so.
@@ -255,13 +257,13 @@ class Operations(pyfuse3.Operations):
 
     @_translated
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._vfs.fsync(fh)
+        await self.vfs.fsync(fh)
 
     # -- attributes -------------------------------------------------------------------------
 
     @_translated
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._vfs.getattr(inode))
+        return _entry(self.vfs.getattr(inode))
 
     @_translated
     async def setattr(
@@ -272,7 +274,7 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        shown = await self._vfs.setattr(
+        shown = await self.vfs.setattr(
             inode,
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -284,29 +286,29 @@ class Operations(pyfuse3.Operations):
         return _entry(shown)
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        if self._vfs.lacks_xattr(inode, name):  # what the kernel asks before every write
+        if self.vfs.lacks_xattr(inode, name):  # what the kernel asks before every write
             raise FUSEError(errno.ENODATA)
         return await self._getxattr(inode, name)
 
     @_translated
     async def _getxattr(self, inode: int, name: bytes) -> bytes:
-        return self._vfs.getxattr(inode, name)
+        return self.vfs.getxattr(inode, name)
 
     @_translated
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        return self._vfs.listxattr(inode)
+        return self.vfs.listxattr(inode)
 
     @_translated
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        self._vfs.setxattr(inode, name, value)
+        self.vfs.setxattr(inode, name, value)
 
     @_translated
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._vfs.removexattr(inode, name)
+        self.vfs.removexattr(inode, name)
 
     @_translated
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        local = self._vfs.statvfs()
+        local = self.vfs.statvfs()
         data = StatvfsData()
         for field in (
             *("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail"),

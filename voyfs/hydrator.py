@@ -29,11 +29,12 @@ from voyfs.sharing import Share
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
 from voyfs.traces import Recorder
+from voyfs.turns import SLICE_SECONDS, Turns
 
 log = get_logger(__name__)
 
-# Entries made between two moments in which other tasks may run: about 5 ms of system calls.
-POPULATE_SLICE = 64
+# Entries made between two looks at the clock.
+POPULATE_SLICE = 8
 
 # Lasting demand leaves the background one job, 2 MiB, in this time.
 GIVE_WAY_SECONDS = 0.2
@@ -133,6 +134,7 @@ class Hydrator:
         self._demands = 0
         self._no_demand = trio.Event()
         self._no_demand.set()
+        self.turns = Turns()
         self._attaching = trio.Lock()
         self._attached = False
         self.changed = trio.Event()  # set, and replaced, when something was populated or landed
@@ -169,8 +171,12 @@ class Hydrator:
             listing = await self._source.list_directory(record.source, record.version.inode)
         return listing.entries
 
-    async def fill(self, node: Node, entries: Awaitable[Sequence[Entry]]) -> None:
-        """Makes what `entries` gives; alone with this directory from the start to the end."""
+    async def fill(self, node: Node, entries: Awaitable[Sequence[Entry]], *, behind: bool = False) -> None:
+        """Makes what `entries` gives; alone with this directory from the start to the end.
+
+        With `behind` whoever uses the mount goes first.
+        """
+        give_turn = self.turns.give if behind else trio.lowlevel.checkpoint
         done = self.populating[node.ino] = trio.Event()
         node.held += 1
         placeholders = self._store.placeholders
@@ -178,9 +184,13 @@ class Hydrator:
             found = await entries
             placeholders.clear(node)
             try:
+                since = trio.current_time()
                 for start in range(0, len(found), POPULATE_SLICE):
                     placeholders.make(node, found[start : start + POPULATE_SLICE])
-                    await trio.lowlevel.checkpoint()
+                    if trio.current_time() - since > SLICE_SECONDS:
+                        await give_turn()
+                        since = trio.current_time()
+                await give_turn()
                 self.fresh += placeholders.finish(node) or ()
             except BaseException:
                 placeholders.abandon(node)

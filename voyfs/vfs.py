@@ -64,6 +64,10 @@ class Vfs:
         self._hydrator = hydrator
         self._listings: dict[int, list[tuple[int, bytes]]] = {}  # of directories being read
 
+    def called(self) -> None:
+        """A program uses the mount: for a while it goes before the background."""
+        self._hydrator.turns.called()
+
     def node(self, ino: int) -> Node:
         return self._store.tree.node(ino)
 

@@ -6,8 +6,6 @@ usual order. Knows nothing of how they are brought.
 
 from collections import deque
 
-import trio
-
 from voyfs.carrier import Wanted
 from voyfs.core.errors import VoyfsError
 from voyfs.core.limits import WORKING_SET_FILES
@@ -56,7 +54,7 @@ class WorkingSet:
                     room -= 1
                     if room % SLICE == 0:
                         self._hydrator.wake()
-                        await trio.lowlevel.checkpoint()
+                        await self._hydrator.turns.give()
                     if file.cached:
                         progress.working_set_bytes += sum(extent.length for extent in file.extents)
                     record = await self._find(file, walking=walking)

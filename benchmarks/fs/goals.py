@@ -90,6 +90,8 @@ def _latency(s: Samples) -> Iterator[Verdict]:
         one, other = percentile(loaded, 0.99), percentile(idle, 0.99)
         detail = f" ({one:.1f} and {other:.1f} ms)"
         yield _at_most("latency", "p99 of a demand read, hydrating", 3, "idle", one / other, detail)
+    for what in _names(s, "p99", "append"):
+        yield Verdict("latency", what, "reported", f"{s.median(what, c.VOYFS) or 0:.1f} ms", None)
 
 
 def _local_read(s: Samples) -> Iterator[Verdict]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import PurePosixPath
 from typing import Final
 
 from benchmarks.fs import contenders as c
@@ -68,26 +67,30 @@ def cold_files(bench: Bench) -> None:
 
 
 def latency(bench: Bench) -> None:
-    """4 KiB from absent chunks of a file, with pauses: alone, and while everything else hydrates at full rate."""
+    """Reads of absent chunks, and appends to a local file, with pauses: alone, and while all else hydrates."""
+    _calls(bench, "demand read", "probe", ("probe", "z/z/z/probe", str(bench.counts.probes), "10000"))
+    _calls(bench, "append", "root", ("log", "log", str(bench.counts.probes * 10), "1000"))
+
+
+def _calls(bench: Bench, name: str, tree: str, words: tuple[str, str, str, str]) -> None:
     scene = bench.scene
-    source = scene.a.path_of(scene.tree("probe"))
+    source = scene.a.path_of(scene.tree(tree))
     for who in in_turn((c.WARM, c.VOYFS), bench.counts.runs):
         bench.settle(source)
-        with c.mounted(scene, who, "probe") as mount:
+        with c.mounted(scene, who, tree) as mount:
             assert isinstance(mount, c.Voyfs)
-            values = _probe(bench, mount)
-        what = "demand read, idle" if who == c.WARM else "demand read, hydrating"
+            values = _each(mount, *words)
+        what = f"{name}, idle" if who == c.WARM else f"{name}, hydrating"
         for value in values:
             bench.samples.append(bench.sample(what, c.VOYFS, value * 1000, "ms"))
         bench.take(f"{what}: median", c.VOYFS, percentile(values, 0.5) * 1000, "ms")
         bench.take(f"{what}: p99", c.VOYFS, percentile(values, 0.99) * 1000, "ms")
-    scene.drop("probe")
+    scene.drop(tree)
 
 
-def _probe(bench: Bench, mount: c.Voyfs) -> list[float]:
-    """Seconds of each read, as long as the rest is not local yet."""
-    path: PurePosixPath = mount.path / "z/z/z/probe"
-    words: Words = [TOOLS / "work", "probe", path, str(bench.counts.probes), "10000"]
+def _each(mount: c.Voyfs, what: str, file: str, count: str, pause: str) -> list[float]:
+    """Seconds of each call, as long as the rest is not local yet."""
+    words: Words = [TOOLS / "work", what, mount.path / file, count, pause]
     values = []
     with mount.host.popen(words, stdout=-1) as process:
         assert process.stdout is not None

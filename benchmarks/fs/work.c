@@ -7,9 +7,10 @@
  *   work create DIRECTORY COUNT          COUNT new empty files
  *   work patch FILE OFFSET               one write of 4 KiB
  *   work probe FILE COUNT MICROSECONDS   COUNT reads of 4 KiB, each in another 128 KiB, with a pause before each
+ *   work log FILE COUNT MICROSECONDS     COUNT appends of 64 bytes to a new file, with a pause before each
  *   work hold FILE                       opens it, reads three places, says so, and keeps it until stdin ends
  *
- * Each prints its seconds on one line, and the bytes where it has any; `probe` prints a line for each read.
+ * Each prints its seconds on one line, and the bytes where it has any; `probe` and `log` print a line for each call.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -185,6 +186,21 @@ static int probe(const char *path, long count, long pause)
 	return 0;
 }
 
+static int append_lines(const char *path, long count, long pause)
+{
+	char *buffer = block_of(4096);
+	int fd = opened(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND);
+	for (long i = 0; i < count; i++) {
+		usleep(pause);
+		double start = now();
+		if (write(fd, buffer, 64) != 64)
+			die(path);
+		printf("%.9f\n", now() - start);
+		fflush(stdout);
+	}
+	return 0;
+}
+
 static int hold(const char *path)
 {
 	char *buffer = block_of(4096);
@@ -217,6 +233,8 @@ int main(int argc, char **argv)
 		return patch(argv[2], atoll(argv[3]));
 	if (!strcmp(what, "probe") && argc > 4)
 		return probe(argv[2], atol(argv[3]), atol(argv[4]));
+	if (!strcmp(what, "log") && argc > 4)
+		return append_lines(argv[2], atol(argv[3]), atol(argv[4]));
 	if (!strcmp(what, "hold"))
 		return hold(argv[2]);
 	fprintf(stderr, "work: see the source for its use\n");

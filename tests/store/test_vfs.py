@@ -1,5 +1,6 @@
 """Semantics and fetching together, on a source in memory whose calls can be held and failed."""
 
+import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from voyfs.core.limits import CHUNK
 from voyfs.hydrator import Hydrator
 from voyfs.store.store import Store
 from voyfs.store.tree import ROOT, Node, Tree
+from voyfs.turns import ROUNDS
 from voyfs.vfs import Owner, Vfs
 
 OWNER = Owner(0, 0, 0o022)
@@ -166,6 +168,34 @@ async def test_lasting_demand_does_not_hold_up_the_background_for_ever(tmp_path:
         made.hydrator.demand_begins()
         await made.hydrator.give_way()
         made.hydrator.demand_ends()
+
+
+@in_trio
+async def test_the_background_works_in_turns_while_the_mount_is_used(tmp_path: Path) -> None:
+    """Each of its slices comes after rounds of the loop in which a program's call can be carried out."""
+    async with mounted(tmp_path / "s") as made, trio.open_nursery() as nursery:
+        rounds = 0
+        slices: list[int] = []
+
+        async def background() -> None:
+            for _ in range(4):
+                made.vfs.called()
+                await made.hydrator.turns.give()
+                slices.append(rounds)
+
+        async def others() -> None:
+            nonlocal rounds
+            while len(slices) < 12:
+                rounds += 1
+                await trio.lowlevel.checkpoint()
+
+        for _ in range(3):
+            nursery.start_soon(background)
+        nursery.start_soon(others)
+        with trio.fail_after(5):
+            while len(slices) < 12:
+                await trio.lowlevel.checkpoint()
+    assert all(later - earlier >= ROUNDS - 1 for earlier, later in itertools.pairwise(slices))
 
 
 @in_trio
