@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from migrator import telling
+from migrator.afterwards import Afterwards, Moved
 from migrator.core import limits, memory, preflight
 from migrator.core.advice import too_late
 from migrator.core.errors import (
     Aborted,
     Differs,
-    Lost,
     MigratorError,
     PeerUnreachable,
     Stranded,
@@ -29,12 +29,12 @@ from migrator.core.group import Stop
 from migrator.core.hook import Mode, Stage
 from migrator.core.identity import Identity
 from migrator.core.memory import Memory
-from migrator.core.phases import DECIDED, RELEASED, Hold, Phase, Step
+from migrator.core.phases import DECIDED, Phase, Step
 from migrator.core.plan import Container, ImagePiece
 from migrator.core.prediction import Prediction, outcome
 from migrator.exports import Exports
 from migrator.group import Alone, Company
-from migrator.keeping import clear_away, last_step
+from migrator.keeping import last_step
 from migrator.ports import Dump, Peer, Publish, Record, Report, SourceLink
 from migrator.preparation import SourcePorts, Task, order_for, survey
 from migrator.recorder import Counter, Recorder
@@ -65,6 +65,7 @@ class Driver:
         self._journal = journal
         self._record: Record | None = None  # None: the target was not told anything yet
         self._recorder = Recorder(task.migration, ports.clock, publish)
+        self._afterwards = Afterwards(task, ports, peer, self._recorder, self._check_stopping)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"migration-{task.migration}")
         self._container: Container | None = None
         self._identity: Identity | None = None
@@ -75,8 +76,6 @@ class Driver:
         self._memory = Memory(task.options.memory)
         self._given_up: MigratorError | None = None
         self._company = Alone() if join is None else join(self.withdraw)
-        self._seed_bytes = 0  # that the target had, and did not fetch
-        self.missing_bytes: int | None = None  # on the target's disk, once it has told
         self._prediction: Prediction | None = None  # also after a restart, which forgets it
         self._kept_until = 0.0  # end of the failback window, in seconds since the epoch; 0: there is none
 
@@ -158,6 +157,11 @@ class Driver:
             self._company.give_up(error)
             self._given_up = error
         self._peer.cancel()
+
+    @property
+    def missing_bytes(self) -> int | None:
+        """On the target's disk, once it has told."""
+        return self._afterwards.missing_bytes
 
     @property
     def decided(self) -> bool:
@@ -321,70 +325,18 @@ class Driver:
 
     # From here on there is no way back.
 
-    def _hand_over(self, counter: Counter) -> None:
+    def _hand_over(self, moved: Moved, counter: Counter) -> None:
         """Open the target, then destroy the source's copy, which stays frozen and cut until it is gone.
 
         In between, memory that is to follow does: only the target knows when all of it has come.
         """
-        self._insist(self._open)
-        if self._dump is None or self._dump.pages:  # None: an earlier run of the agent made it
-            self._insist(lambda: self._wait_pages(counter))
-        self._insist(self._destroy)
+        after = self._afterwards
+        self._insist(after.open)
+        if moved.dump is None or moved.dump.pages:
+            self._insist(lambda: after.wait_pages(moved, counter))
+        self._insist(lambda: after.destroy(moved))
         self._run_hook(Stage.AFTER_COMMIT)
         self._insist(lambda: self._advance(Step.OPENED, durable=True))
-
-    def _open(self) -> None:
-        called = self._recorder.now()
-        try:
-            report = self._peer.commit(self.task.migration)
-        except PeerUnreachable:
-            raise
-        except MigratorError as error:
-            if isinstance(error, Lost) or self._peer.standing(self.task.migration) in (Hold.ABSENT, Hold.DISCARDED):
-                raise self._stranded(error) from error
-            raise
-        timeline, now = self._recorder.timeline, self._recorder.now()
-        timeline.opened = now - report.ago
-        timeline.answered = None if report.answered is None else now - report.answered
-        self._recorder.remote(Phase.COMMIT, called, report)
-        self._recorder.tell("opened", downtime_s=timeline.downtime, gap_s=timeline.gap)
-
-    def _wait_pages(self, counter: Counter) -> None:
-        with self._recorder.step(Phase.COMMIT, "pages") as step:
-            try:
-                while not self._ask_for_pages(counter, step):
-                    self._check_stopping()
-            except Lost as error:
-                raise self._stranded(error) from error
-        if self._dump is not None:
-            self._dump.stop()
-        self._ports.runtime.settle(self.task.migration)
-
-    def _ask_for_pages(self, *counters: Counter) -> bool:
-        """Whether all are there; tells how far they are."""
-        progress = self._peer.pages(self.task.migration)
-        for counter in counters:
-            counter.bytes = progress.bytes_present
-        telling.progress(self._recorder, Phase.COMMIT, progress)
-        return progress.complete
-
-    def _stranded(self, error: MigratorError) -> Stranded:
-        """The target has no copy to open. Why the source does not resume by itself is told in core.phases."""
-        name, migration = self.task.container, self.task.migration
-        return Stranded(
-            f"container {name} was committed to the target, which does not have it any more: {error.message}; "
-            "the source's copy is intact, paused, and cut from the network",
-            remedy=f"make sure that {name} does not run on the target, remove the journal of migration {migration} on "
-            f"both hosts, then resume it here with the runtime's 'resume {name}', and raise its port",
-            log=error.log,
-        )
-
-    def _destroy(self) -> None:
-        assert self._container is not None
-        with self._recorder.step(Phase.COMMIT, "destroy the source's copy"):
-            self._ports.runtime.destroy(self._container.name, self._container.bundle)
-            if self._identity is not None and not self._identity.is_bare:  # else it is not ours
-                self._ports.network.remove(self._identity)
 
     def _insist(self, act: Callable[[], object]) -> None:
         """Do what must be done after the decision, again after each failure, until it is done or the agent stops.
@@ -405,20 +357,23 @@ class Driver:
 
     def _finish(self) -> dict[str, Any]:
         """From COMMIT, or from wherever an earlier run of the agent had come, to the end."""
+        assert self._container is not None
+        assert self._exports is not None
+        after, moved = self._afterwards, Moved(self._container, self._identity, self._exports, self._dump)
         try:
             if self.phase is Phase.COMMIT:
                 with self._recorder.phase(Phase.COMMIT) as counter:
-                    self._hand_over(counter)
+                    self._hand_over(moved, counter)
             if self.phase is Phase.HYDRATE:
                 with self._recorder.phase(Phase.HYDRATE) as counter:
-                    self._insist(lambda: self._hydrate(counter))
+                    self._insist(lambda: after.hydrate(moved, counter))
                     self._insist(lambda: self._advance(Step.HYDRATED, durable=True))
             with self._recorder.phase(Phase.DETACH):
-                self._insist(self._let_go)
-                self._insist(self._release)
+                self._insist(lambda: after.let_go(moved))
+                self._insist(lambda: after.release(moved))
                 step = last_step(self._ports, self.task.migration, self._kept_until)
                 if step is not Step.KEPT:
-                    self._insist(self._clear_away)
+                    self._insist(lambda: after.clear_away(moved))
             result = self.result(step)
             self._insist(lambda: self._advance(step, durable=True, result=result))
             return result
@@ -430,52 +385,6 @@ class Driver:
                 remedy=error.remedy or "restart the source's agent to try again; until then leave the source as it is",
                 log=error.log,
             ) from error
-
-    def _hydrate(self, counter: Counter) -> None:
-        assert self._exports is not None
-        if self._is_back():
-            return
-        self._exports.watch()  # they may have died with an earlier run of the agent
-        for progress in self._peer.hydrate(self.task.migration):
-            self._check_stopping()
-            counter.bytes = progress.fetched_bytes
-            self.missing_bytes = progress.bytes_total - progress.bytes_present
-            self._seed_bytes = progress.seed_bytes
-            self._recorder.tell("progress", phase=Phase.HYDRATE, **progress.to_json())
-
-    def _is_back(self) -> bool:
-        """Whether the container has come back, with all of its disk: then nobody needs this host's export any more."""
-        return self._ports.places.arrival(self.task.migration) in RELEASED
-
-    def _release(self) -> None:
-        assert self._exports is not None
-        with self._recorder.step(Phase.DETACH, "release"):
-            if not self._exports.wait_released(limits.RELEASE_SECONDS):
-                self._exports.stop()
-
-    def _clear_away(self) -> None:
-        assert self._container is not None
-        with self._recorder.step(Phase.DETACH, "clear away"):
-            clear_away(self._ports, self._container, self.task.options)
-
-    def _let_go(self) -> None:
-        """The target verifies, and releases the export; nothing to do if it had, before a restart or a lost answer."""
-        assert self._exports is not None
-        migration = self.task.migration
-        if self._is_back():
-            self._exports.stop()
-            return
-        hold = self._peer.standing(migration)
-        if hold is Hold.LEFT:  # it has moved on, and there was nobody to release the export
-            self._exports.stop()
-        if hold in RELEASED:
-            return
-        if self.task.options.verify:
-            self._exports.watch()
-            with self._recorder.step(Phase.DETACH, "verify"):
-                self._peer.verify(migration)
-        self._exports.unwatch()
-        self._peer.detach(migration)
 
     # Going back.
 
@@ -571,7 +480,7 @@ class Driver:
             "kept_until": (self._kept_until or None) if step is Step.KEPT else None,
             "memory": self._memory,
             "image_bytes": self._image_bytes,
-            "seed_bytes": self._seed_bytes,
+            "seed_bytes": self._afterwards.seed_bytes,
             "prediction": outcome(self._prediction.to_json(), timeline) if self._prediction else None,
             "timeline": timeline,
         }
