@@ -104,17 +104,19 @@ class RuntimeDump:
     def pause(self) -> None:
         """See ports.Dump. Whether all were accepted is only certain while nobody runs."""
         began = time.monotonic()
+        drains_until = began + limits.DRAIN_SECONDS
         self._freezer.freeze(limits.PAUSE_SECONDS)
         while True:
-            waited = time.monotonic() - began
+            now = time.monotonic()
             if self._freezer.starting:
-                if waited > limits.START_SECONDS:
+                drains_until = now + limits.DRAIN_SECONDS  # it was let go, and connections came
+                if now > began + limits.VFORK_SECONDS:
                     self._freezer.thaw()
                     raise RuntimeFailed(
                         f"a task of container {self._container.name} always waits for a program that it starts (vfork)",
                         remedy="CRIU cannot dump that: try again when it starts fewer programs",
                     )
-            elif waited > limits.DRAIN_SECONDS or not self._listening.unaccepted():
+            elif now > drains_until or not self._listening.unaccepted():
                 return
             self._freezer.thaw()
             time.sleep(limits.DRAIN_LOOK_SECONDS)

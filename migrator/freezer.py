@@ -16,8 +16,9 @@ from typing import Final
 from migrator.core.errors import RuntimeFailed
 
 _AGAIN_SECONDS: Final = 0.05
-# Where the kernel lets who starts a program by vfork(2) wait; the last two before 5.10.
-_VFORK: Final = ("kernel_clone", "_do_fork", "wait_for_vfork_done")
+# Where the kernel lets who starts a program by vfork(2) wait: its own function for that, where the compiler left it
+# one, or that which calls it (by its older name before 5.10). The compiler may append something after a dot.
+_VFORK: Final = ("wait_for_vfork_done", "kernel_clone", "_do_fork")
 
 
 class Freezer:
@@ -67,10 +68,9 @@ class Freezer:
         again = time.monotonic() + _AGAIN_SECONDS
         pause = 0.0
         while not self.frozen:
-            if self._v1 and time.monotonic() > again:
-                # A task that was told to freeze while it began to wait for a program that it starts (vfork) goes on
-                # waiting, and v1 tells nobody twice.
-                self.thaw()
+            if time.monotonic() > again:
+                # Who began to wait for a program that it starts (vfork) just when it was told goes on waiting in v1,
+                # until it is told again.
                 self.order()
                 again = time.monotonic() + _AGAIN_SECONDS
             if time.monotonic() > deadline:
@@ -86,8 +86,9 @@ class Freezer:
     @property
     def starting(self) -> bool:
         """Whether a frozen task waits for a program that it starts (vfork): ptrace cannot stop it meanwhile."""
-        tasks = (task for pid in self.pids() for task in Path(f"/proc/{pid}/task").glob("*"))
-        return any(_read(task / "wchan") in _VFORK for task in tasks)
+        return any(
+            _read(Path(task, "wchan")).partition(".")[0] in _VFORK for pid in self.pids() for task in _tasks(pid)
+        )
 
     def exempt_all_but(self, init: int) -> None:
         """Move all that is neither INIT nor below it to our own group: one above may be the container's too."""
@@ -146,6 +147,14 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""  # it ended meanwhile
+
+
+def _tasks(pid: int) -> list[str]:
+    """The directories of its threads."""
+    try:
+        return [entry.path for entry in os.scandir(f"/proc/{pid}/task")]
+    except OSError:
+        return []  # it ended meanwhile
 
 
 def _descends(pid: int, ancestor: int) -> bool:

@@ -17,7 +17,7 @@ from voyfs.core.presence import Presence
 from voyfs.hydrator import Flight, Hydrator
 from voyfs.logs import get_logger
 from voyfs.pacing import Pacer
-from voyfs.ports import BulkLane, FileJob
+from voyfs.ports import BulkLane, FileDone, FileJob
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
 
@@ -26,8 +26,8 @@ log = get_logger(__name__)
 # Pause after a failure of the source or the disk before the next try.
 RETRY_SECONDS = 1.0
 
-# Files that are noted as here before others have their turn.
-FILLED_SLICE = 32
+# Files that land at once.
+LAND_SLICE = 32
 
 # What the background leaves free.
 LEFT_BYTES = 1 * MIB
@@ -92,11 +92,11 @@ class Carrier:
             try:
                 await self.pacer.wait()
                 await self._hydrator.give_way()
-                await self._hydrator.turns.give()
             except BaseException:
                 self._slots.release()
                 raise
             ahead = ahead or self._next_ahead()  # known only now
+            began = trio.current_time()
             if ahead is not None:
                 claimed, ahead = self._claim(ahead), self._next_ahead()
             elif plan is not None:
@@ -104,6 +104,7 @@ class Carrier:
             self.pacer.spend(_size(claimed))
             self.running += 1
             nursery.start_soon(self._run, claimed)
+            await self._hydrator.turns.give(trio.current_time() - began)
 
     def _next_ahead(self) -> Plan | None:
         first = self.first
@@ -136,42 +137,59 @@ class Carrier:
         return claimed
 
     async def _run(self, claimed: _Claimed) -> None:
+        try:
+            failure = await self._carry_out(claimed)
+            if failure is None:
+                self._progress.paused = ""
+            else:
+                await self.pause(failure)
+        finally:
+            self.running -= 1
+            self._slots.release()
+            self._hydrator.wake()
+
+    async def _carry_out(self, claimed: _Claimed) -> Exception | None:
+        """Gives what all had better wait a while for."""
         failure: Exception | None = None
         size = _size(claimed)
         self._flying += size
         try:
             self._require_room()
             await self._hydrator.attach()
-            # Shielded: bytes may land until the lane says that it is done with them.
+            # Shielded: bytes may land until the lane says that it is done with them, and are then to be known.
             with trio.CancelScope(shield=True):
                 outcomes = await self._bulk.run([job for _, _, job in claimed])
-            crossed = sum(outcome.data_bytes - outcome.spared_bytes for outcome in outcomes)
-            self.pacer.spend(crossed - size)
-            landed = []
-            for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
-                self._progress.background_bytes += outcome.data_bytes
-                self._progress.seed_bytes += outcome.seed_bytes
-                self._progress.spared_bytes += outcome.spared_bytes
-                if outcome.error is None:
-                    landed.append((node, sorted(flight.chunks)))
-                else:
-                    failure = self._failed(job, outcome.error) or failure
-            for start in range(0, len(landed), FILLED_SLICE):
-                await self._hydrator.turns.give()
-                self._store.content.filled(*landed[start : start + FILLED_SLICE])
+                self.pacer.spend(sum(outcome.data_bytes - outcome.spared_bytes for outcome in outcomes) - size)
+                for start in range(0, len(claimed), LAND_SLICE):
+                    began = trio.current_time()
+                    part = slice(start, start + LAND_SLICE)
+                    failure = self._land(claimed[part], outcomes[part]) or failure
+                    await self._hydrator.turns.give(trio.current_time() - began)
         except (VoyfsError, OSError) as error:
             failure = error
         finally:
             self._flying -= size
             for node, flight, _ in claimed:
-                self._hydrator.land(node, flight)
-        if failure is None:
-            self._progress.paused = ""
-        else:
-            await self.pause(failure)
-        self.running -= 1
-        self._slots.release()
-        self._hydrator.wake()
+                if not flight.landed.is_set():
+                    self._hydrator.land(node, flight)
+        return failure
+
+    def _land(self, claimed: _Claimed, outcomes: Sequence[FileDone]) -> Exception | None:
+        """Notes what came, and lets go of these claims; gives what all had better wait a while for."""
+        failure: Exception | None = None
+        landed = []
+        for (node, flight, job), outcome in zip(claimed, outcomes, strict=True):
+            self._progress.background_bytes += outcome.data_bytes
+            self._progress.seed_bytes += outcome.seed_bytes
+            self._progress.spared_bytes += outcome.spared_bytes
+            if outcome.error is None:
+                landed.append((node, sorted(flight.chunks)))
+            else:
+                failure = self._failed(job, outcome.error) or failure
+        self._store.content.filled(*landed)
+        for node, flight, _ in claimed:
+            self._hydrator.land(node, flight)
+        return failure
 
     def _require_room(self) -> None:
         """The last of a disk is for whoever uses the mount, and for the records of it. Raises OSError."""

@@ -29,7 +29,7 @@ from voyfs.sharing import Share
 from voyfs.store.store import Store
 from voyfs.store.tree import Node
 from voyfs.traces import Recorder
-from voyfs.turns import SLICE_SECONDS, Turns
+from voyfs.turns import Turns
 
 log = get_logger(__name__)
 
@@ -128,6 +128,7 @@ class Hydrator:
         self._source = source
         self._flights: dict[int, list[Flight]] = {}
         self.populating: dict[int, trio.Event] = {}
+        self._hurried: set[int] = set()  # of these, those that somebody waits for
         self.neighbours: Nearby | None = None  # without it none are brought
         self.next: Next | None = None  # without it nothing is brought ahead of a reader
         self.nursery: trio.Nursery | None = None  # of what is fetched ahead of readers; without it nothing is
@@ -159,6 +160,7 @@ class Hydrator:
         while not self._store.usable(node):
             under_way = self.populating.get(node.ino)
             if under_way is not None:
+                self._hurried.add(node.ino)
                 await under_way.wait()
                 continue
             await self.fill(node, self._list(node))
@@ -174,9 +176,8 @@ class Hydrator:
     async def fill(self, node: Node, entries: Awaitable[Sequence[Entry]], *, behind: bool = False) -> None:
         """Makes what `entries` gives; alone with this directory from the start to the end.
 
-        With `behind` whoever uses the mount goes first.
+        With `behind` whoever uses the mount goes first, as long as nobody waits for these names.
         """
-        give_turn = self.turns.give if behind else trio.lowlevel.checkpoint
         done = self.populating[node.ino] = trio.Event()
         node.held += 1
         placeholders = self._store.placeholders
@@ -184,19 +185,20 @@ class Hydrator:
             found = await entries
             placeholders.clear(node)
             try:
-                since = trio.current_time()
                 for start in range(0, len(found), POPULATE_SLICE):
+                    began = trio.current_time()
                     placeholders.make(node, found[start : start + POPULATE_SLICE])
-                    if trio.current_time() - since > SLICE_SECONDS:
-                        await give_turn()
-                        since = trio.current_time()
-                await give_turn()
+                    if behind and node.ino not in self._hurried:
+                        await self.turns.give(trio.current_time() - began)
+                    else:
+                        await trio.lowlevel.checkpoint()
                 self.fresh += placeholders.finish(node) or ()
             except BaseException:
                 placeholders.abandon(node)
                 raise
         finally:
             del self.populating[node.ino]
+            self._hurried.discard(node.ino)
             done.set()
             node.held -= 1
             self._store.names.release(node)

@@ -18,17 +18,20 @@ IN_USE_SECONDS = 0.05
 class Turns:
     def __init__(self) -> None:
         self._called = -IN_USE_SECONDS
+        self._worked = 0.0  # seconds, by all of the background since the last turn of others
         self._next = trio.Lock()
 
     def called(self) -> None:
         """A program uses the mount."""
         self._called = trio.current_time()
 
-    async def give(self) -> None:
-        """For the background, between two slices: lets others go first."""
-        if trio.current_time() - self._called > IN_USE_SECONDS:
+    async def give(self, worked: float = SLICE_SECONDS) -> None:
+        """For the background, after it has `worked` so many seconds: lets others go first once that is enough."""
+        self._worked += worked
+        if self._worked < SLICE_SECONDS or trio.current_time() - self._called > IN_USE_SECONDS:
             await trio.lowlevel.checkpoint()
             return
         async with self._next:  # or all tasks of the background would go on at once
+            self._worked = 0.0
             for _ in range(ROUNDS):
                 await trio.lowlevel.checkpoint()

@@ -48,11 +48,12 @@ class Side:
         freezer = host.path_of("/sys/fs/cgroup/freezer")  # v1 owns it where both versions are
         self._group = (freezer if freezer.exists() else freezer.parent) / name
         self._outside = _namespace(str(host.pid))
+        assert self._outside
         self._roots = roots
 
     def look(self) -> Look:
         """Now."""
-        return Look(time.monotonic(), _acting(self._group, self._outside), self._ticks())
+        return Look(time.monotonic(), acting(self._group, self._outside), self._ticks())
 
     def _ticks(self) -> int:
         sizes = [-1]
@@ -69,15 +70,33 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _acting(group: Path, outside: str) -> bool:
+def acting(group: Path, outside: str) -> bool:
     """The state is looked at first: a group that freezes, or goes away, after that has no tasks that act by the end.
 
-    While a process of the host's own namespace (OUTSIDE: its identity) is in it, the group is being built: it is CRIU,
-    or the program that CRIU calls, tasks run CRIU's code, and both leave or end when the tasks are let go.
+    A process of the host's own namespace (OUTSIDE: its identity) is none of the container's: it is CRIU, or a program
+    that CRIU calls; both leave or end when the tasks are let go. While CRIU has either in there, tasks run CRIU's code.
     """
     frozen = _read(group / "freezer.state").strip() == "FROZEN" or "frozen 1" in _read(group / "cgroup.events")
     pids = _read(group / "cgroup.procs").split()
-    return not frozen and all(_namespace(pid) != outside for pid in pids) and any(map(_can_act, pids))
+    if frozen or any(_is_criu(pid) or _is_criu(_parent(pid)) for pid in pids):
+        return False
+    return any(_namespace(pid) not in ("", outside) and _can_act(pid) for pid in pids)
+
+
+def _is_criu(pid: str) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith("/criu")
+    except OSError:
+        return False  # it has ended
+
+
+def _parent(pid: str) -> str:
+    return (_stat(pid) or ("", "0"))[1]
+
+
+def _stat(pid: str) -> list[str]:
+    """What proc_pid_stat(5) tells from the state on; nothing of who has ended."""
+    return _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
 
 
 def _namespace(pid: str) -> str:
@@ -92,8 +111,8 @@ def _can_act(pid: str) -> bool:
     status = dict(line.split(":", 1) for line in _read(Path(f"/proc/{pid}/status")).splitlines() if ":" in line)
     if any(int(status.get(kind, "0"), 16) & 1 << (signal.SIGKILL - 1) for kind in ("SigPnd", "ShdPnd")):
         return False
-    state = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return bool(state) and state[0] not in "ZX" and not int(state[6]) & _EXITING
+    stat = _stat(pid)
+    return bool(stat) and stat[0] not in "ZX" and not int(stat[6]) & _EXITING
 
 
 class Watcher:
@@ -139,7 +158,8 @@ class Watcher:
         if both:
             yield f"two copies acted at once, in {len(both)} of {len(looks)} looks"
         stands = next((source.at for source, _ in looks if not source.acting), looks[-1][0].at)
-        # It may go on at once, for a moment, to accept connections that wait; no copy of it is anywhere so soon.
+        # It may go on at once, for a moment, to accept connections that wait; no copy of it is anywhere so soon. (It starts
+        # no programs, for which it would be let go longer.)
         settled = stands + 2 * limits.DRAIN_SECONDS
         rests = next((number for number, (look, _) in enumerate(looks) if not look.acting and look.at >= settled), None)
         after = [] if rests is None else looks[rests:]

@@ -52,7 +52,7 @@ PAUSE_SECONDS: Final = 10.0  # tasks freeze in milliseconds; one that waits for 
 # A server accepts within a millisecond or so of its next turn; one that does not for so long does not care.
 DRAIN_SECONDS: Final = 0.1
 DRAIN_LOOK_SECONDS: Final = 0.001
-START_SECONDS: Final = 2.0  # a program starts within milliseconds, or within a few lazy reads
+VFORK_SECONDS: Final = 2.0  # a program starts within milliseconds, or within a few lazy reads
 # A rollback from RESTORE first waits so long for the target to say that its copy is gone, then resumes in any case: a
 # target that was never told "commit" cannot run its copy, so waiting only adds to certainty, and to downtime.
 ABORT_FIRST_SECONDS: Final = 2.0

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,16 +180,16 @@ def test_a_directory_is_the_containers_before_it_is_changed(
         noted: list[int] = []
 
         def told(real: Callable[..., object], *args: object, **kwargs: object) -> object:
-            if {b"n", name.partition(b"/")[0]} & set(args):
+            if {b"n", *name.split(b"/")} & set(args):
                 noted.append(parent.record.flags & NAMES)
                 if fails:
                     raise OSError(errno.EIO, "the disk is broken")
             return real(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            last = system[0] if what == "unlink of one of two" else system[-1]
-            place, real = (names_module, renameat2) if last == "renameat2" else (os, getattr(os, last))
-            patch.setattr(place, last, partial(told, real))
+            first = system[0]
+            place, real = (names_module, renameat2) if first == "renameat2" else (os, getattr(os, first))
+            patch.setattr(place, first, partial(told, real))
             try:
                 call(store, parent)
             except OSError:
@@ -196,6 +197,41 @@ def test_a_directory_is_the_containers_before_it_is_changed(
         assert noted
         assert all(noted)
         assert bool(parent.record.flags & NAMES) != fails
+
+
+def test_both_directories_of_a_rename_are_the_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _prepared(tmp_path / "s")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        both = [at(store, path).record for path in ("d", "d/e")]
+        for record in both:
+            assert record is not None
+            record.flags &= ~NAMES
+        real, noted = os.rename, [0]
+
+        def told(*args: Any, **kwargs: Any) -> None:
+            noted[:] = [record.flags & NAMES for record in both if record is not None]
+            real(*args, **kwargs)
+
+        monkeypatch.setattr(os, "rename", told)
+        store.names.rename(at(store, "d"), b"f", at(store, "d/e"), b"f", 0)
+    assert noted == [NAMES, NAMES]
+
+
+def test_a_directory_that_cannot_be_replaced_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _prepared(tmp_path / "s")
+    before = _inodes(tmp_path / "s")
+    with opened(tmp_path / "s", taking_over=True) as store:
+        parent = at(store, "d")
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, "the disk is broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", fail)
+            with pytest.raises(OSError, match="broken"):
+                store.names.rename(parent, b"e", parent, b"e2", 0)
+        assert _inodes(tmp_path / "s") == before
+        assert at(store, "d/e").ino == before["e"]
 
 
 @pytest.mark.parametrize("what", ["create", "mkdir", "mknod", "symlink", "link"])

@@ -2,8 +2,9 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import trio.testing
 from tests.fakes.source import FaultySource, MemorySource
 from tests.store.support import in_thread, in_trio
 from tests.support.trees import CAPABILITY
+from voyfs.core.entry import Entry
 from voyfs.core.errors import SourceChanged, SourceUnreachable
 from voyfs.core.limits import CHUNK
 from voyfs.hydrator import Hydrator
@@ -196,6 +198,32 @@ async def test_the_background_works_in_turns_while_the_mount_is_used(tmp_path: P
             while len(slices) < 12:
                 await trio.lowlevel.checkpoint()
     assert all(later - earlier >= ROUNDS - 1 for earlier, later in itertools.pairwise(slices))
+
+
+@in_trio
+async def test_names_that_somebody_waits_for_give_no_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with mounted(tmp_path / "s") as made, trio.open_nursery() as nursery:
+        root = made.store.tree.node(ROOT)
+        listing = await made.faulty.list_directory(b"", root.record.version.inode)  # type: ignore[union-attr]
+        go, given = trio.Event(), 0
+
+        async def entries() -> Sequence[Entry]:
+            await go.wait()
+            return listing.entries
+
+        async def give(worked: float) -> None:
+            nonlocal given
+            given += 1
+
+        monkeypatch.setattr(made.hydrator.turns, "give", give)
+        nursery.start_soon(partial(made.hydrator.fill, root, entries(), behind=True))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(made.hydrator.populate, root)
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.store.usable(root)
+        assert given == 0
 
 
 @in_trio

@@ -134,6 +134,43 @@ async def test_what_is_in_use_goes_to_the_lane_first_and_nothing_waits_for_an_an
         store.close()
 
 
+@in_trio
+async def test_a_job_that_is_under_way_when_it_is_given_up_ends_and_counts(tmp_path: Path) -> None:
+    class Slow(Lane):
+        """Gives an answer when it is told to."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.go = trio.Event()
+
+        async def run(self, jobs: Sequence[FileJob]) -> list[FileDone]:
+            done = await super().run(jobs)
+            await self.go.wait()
+            return done
+
+    source = tree()
+    store = Store(tmp_path / "store", "this boot", taking_over=False)
+    try:
+        lane, hydrator = Slow(), Hydrator(store, source)
+        carrier = Carrier(store, lane, hydrator, Pacer(0))
+        background = Background(store, source, hydrator, carrier, lambda: store.checkpoint(in_thread))
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(background.bring_working_set, 60)
+                while not lane.jobs:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+                lane.go.set()
+            assert carrier.running == 0
+            before = len(lane.jobs)
+            await background.run()
+        assert hydrator.progress.hydrated
+        again = [extent for path, extents in lane.jobs[before:] for extent in extents if path == b"d/second"]
+        assert sum(extent.length for extent in again) == 2 * CHUNK, "what had come is not fetched again"
+    finally:
+        store.close()
+
+
 def test_where_a_walk_comes_by_all_directories_few_are_listed_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ class Names:
         there = self._at(parent, name)
         if there is not None and there.ino == removed:
             return False
-        self.changed(parent)  # the last daemon may have been killed before it noted that
+        self.changed(parent)  # the last daemon may have been killed before it noted its times
         return True
 
     def rmdir(self, parent: Node, name: bytes) -> Node | None:
@@ -287,7 +287,11 @@ class Names:
         if self._tree.entries(victim):
             raise OSError(errno.ENOTEMPTY, "directory not empty")
         renameat2(directory, name, new_directory, new_name, RENAME_EXCHANGE)
-        os.rename(name, self._orphan(victim), src_dir_fd=directory, dst_dir_fd=self._orphans)
+        try:
+            os.rename(name, self._orphan(victim), src_dir_fd=directory, dst_dir_fd=self._orphans)
+        except OSError:
+            renameat2(directory, name, new_directory, new_name, RENAME_EXCHANGE)
+            raise
         self._park(victim)
 
     def _renamed(self, node: Node, parent: int, name: bytes, to: int, new_name: bytes) -> None:

@@ -18,8 +18,8 @@ def owned(records: Records, record: Record | None, flag: int) -> Iterator[None]:
         yield
         return
     record.flags |= flag
-    records.touched(record)
     try:
+        records.touched(record)
         yield
     except BaseException:
         record.flags &= ~flag
