@@ -158,8 +158,8 @@ class Watcher:
         if both:
             yield f"two copies acted at once, in {len(both)} of {len(looks)} looks"
         stands = next((source.at for source, _ in looks if not source.acting), looks[-1][0].at)
-        # It may go on at once, for a moment, to accept connections that wait; no copy of it is anywhere so soon. (It starts
-        # no programs, for which it would be let go longer.)
+        # It may go on at once, for a moment, to accept connections that wait; no copy of it is anywhere so soon. (It
+        # starts no programs, for which it would be let go longer.)
         settled = stands + 2 * limits.DRAIN_SECONDS
         rests = next((number for number, (look, _) in enumerate(looks) if not look.acting and look.at >= settled), None)
         after = [] if rests is None else looks[rests:]
